@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from samples_export import ARCH, meta, tiny_detector
 
+from rfdetr_repro import cli
 from rfdetr_repro.bench.command import run as command
 from rfdetr_repro.bench.command.arguments import check, files_of, models_of, parser, protocols_of
 from rfdetr_repro.bench.command.printing import beside, lines
@@ -181,6 +183,19 @@ def test_rows_of_an_earlier_command_stand_beside(
     assert "* measured by an earlier command" in printed
     records = Store(out).read()
     assert list(beside({"s": [records[2]]}, records)) == ["first *"]
+
+
+def test_the_next_command_is_one(
+    files: dict[object, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "with a space" / "s.jsonl"
+    assert run(capsys, out, "--model", f"first={files[1]}")[0] == 0
+    code, printed, _ = run(capsys, out, "--model", f"first={files[1]}")
+    assert code == 0
+    [line] = [line for line in printed.splitlines() if line.startswith("next: ")]
+    program, verb, *arguments = shlex.split(line.removeprefix("next: "))
+    assert program == "rfdetr-repro" and str(out) in arguments
+    cli.program_of(verb).parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

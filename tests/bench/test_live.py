@@ -47,11 +47,11 @@ RULES = Protocol(threads=1)
         (State("m", RULES, None, None, None), "buffered, no sample yet"),
         (
             State("m", replace(RULES, mode="sustained", buffer_ms=0.0, batch=8), 512.3, 0.45, 0.2),
-            "sustained, batch 8 512 ms, CI 45 % -> 0.5 %, 00:00 left",
+            "sustained, batch 8: 512 ms, CI 45 % -> 0.5 %, 00:00 left",
         ),
         (
             State("m", replace(RULES, quick=True), 5.0, 1.2, None),
-            "buffered, quick 5 ms, CI 120 % -> 0.5 %",
+            "buffered, quick: 5 ms, CI 120 %",
         ),
         (
             State("m", replace(RULES, mode="sustained", min_time_s=9.0), 5.0, 0.01, 8.6),
@@ -283,7 +283,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    assert "buffered 0 ms, " not in again.stdout.split("model  ")[0], "measured again"
+    assert "buffered 0 ms: " not in again.stdout.split("model  ")[0], "measured again"
     assert stored(out) == sorted([*finished, "model-0 sustained", "model-1 sustained"])
 
 

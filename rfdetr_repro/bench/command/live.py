@@ -65,7 +65,8 @@ class Live:
 
     def opening(self, name: str) -> None:
         """Says that the model is opened and warmed up."""
-        self._on_terminal({name: "is opened and warmed up"})
+        if name in self.names:
+            self._on_terminal({name: "is opened and warmed up"})
 
     def due(self) -> bool:
         """Whether the terminal or the plain output should be told now."""
@@ -81,7 +82,7 @@ class Live:
         if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
             width = f"CI {percentage((latency.ci_high_ms - latency.ci_low_ms) / latency.median_ms)}"
         self.done.append(f"{name} ({rules.short})")
-        self._finish(name, f"{rules.short} {milliseconds(latency.median_ms)} ms, {width}, stored")
+        self._finish(name, f"{_timed(rules, latency.median_ms)}, {width}, stored")
 
     def failed(self, name: str, reason: str) -> None:
         """The model's line stays, with the reason."""
@@ -92,6 +93,9 @@ class Live:
         for line in self.lines.values():
             line.leave = False
             line.close()
+        if self.lines:  # what follows begins at the left
+            sys.stderr.write("\r")
+            sys.stderr.flush()
         self.lines.clear()
 
     # -- writing -----------------------------------------------------------------------------------
@@ -107,6 +111,8 @@ class Live:
         return self.plain and (self.told_at is None or now - self.told_at >= PLAIN_S)
 
     def _tell(self, texts: dict[str, str]) -> None:
+        # the second measurement of a model (A/A) has no line of its own
+        texts = {name: text for name, text in texts.items() if name in self.names}
         now = time.monotonic()
         if self._plain_is_due(now):
             for name, text in texts.items():
@@ -123,9 +129,14 @@ class Live:
                 self.lines[name] = _Line(
                     bar_format="{desc}", file=sys.stderr, dynamic_ncols=True, leave=True
                 )
-            self.lines[name].set_description_str(self._fitted(name, text, _columns()))
+            columns = _columns()
+            # spaces to the end, over what stood there before
+            line = self._fitted(name, text, columns).ljust(columns)
+            self.lines[name].set_description_str(line)
 
     def _finish(self, name: str, text: str) -> None:
+        if name not in self.names:
+            return
         if self.plain:
             log.info(self._fitted(name, text, None))
         if self.on_terminal:
@@ -146,13 +157,19 @@ def told(state: State) -> str:
     """The state in words, such as "buffered 56.7 ms, CI 9 % -> 0.5 %, 01:12 left"."""
     if state.median_ms is None:
         return f"{state.rules.short}, no sample yet{_left(state.left_s)}"
-    parts = [f"{state.rules.short} {milliseconds(state.median_ms)} ms"]
-    if state.rules.min_time_s == 0 and state.rules.mode != "paced":
+    parts = [_timed(state.rules, state.median_ms)]
+    by_width = state.rules.min_time_s == 0 and state.rules.mode != "paced"
+    if by_width and not state.rules.quick:
         width = "unknown" if state.width is None else percentage(state.width)
         parts.append(f"CI {width} -> {percentage(state.rules.relative_ci)}")
     elif state.width is not None:
         parts.append(f"CI {percentage(state.width)}")
     return ", ".join(parts) + _left(state.left_s)
+
+
+def _timed(rules: Protocol, ms: float) -> str:
+    """Mode and median, such as "buffered 56.7 ms" or "buffered 5 ms, quick: 56.7 ms"."""
+    return f"{rules.short}{'' if rules.short == rules.mode else ':'} {milliseconds(ms)} ms"
 
 
 def milliseconds(value: float) -> str:

@@ -29,7 +29,9 @@ DISPENSABLE = (
 )
 MEDIAN = "median ms (95 % CI in this session)"
 SHORTER = {MEDIAN: "median ms (95 % CI)"}  # titles on a terminal
-LEAST_NAME = 10  # characters of a name that stay on a terminal, however narrow it is
+# characters of a name that stay on a terminal: beside intervals, and however narrow it is
+SHORT_NAME = 18
+LEAST_NAME = 10
 EARLIER = " *"  # after the name of a row that an earlier command measured
 HEADER = (
     "model",
@@ -90,7 +92,8 @@ def _narrowed(
     rows: list[tuple[str, ...]], kept: list[int], titles: list[str], width: int
 ) -> tuple[list[int], list[str]]:
     """The columns that fit ``width``, and the titles of those that do not. Where that is not
-    enough, ``rows`` and ``titles`` are shortened: first the intervals, then the names.
+    enough, ``rows`` and ``titles`` are shortened: the interval of images per second, the names, and
+    last the interval of the latency.
     """
     rows[0] = tuple(SHORTER.get(name, name) for name in HEADER)
     left_out = []
@@ -99,16 +102,17 @@ def _narrowed(
         if index in kept and _total(_widths(rows, titles), kept) > width:
             kept = [one for one in kept if one != index]
             left_out.append(name)
-    for index in (HEADER.index("images/s"), HEADER.index(MEDIAN)):
+    for name, least in (("images/s", SHORT_NAME), (MEDIAN, LEAST_NAME)):
+        index = HEADER.index(name)
         if index in kept and _total(_widths(rows, titles), kept) > width:
             for place, row in enumerate(rows):
                 rows[place] = (*row[:index], row[index].partition(" (")[0], *row[index + 1 :])
-            left_out.append(f"interval of {HEADER[index].partition(' (')[0]}")
-    excess = _total(_widths(rows, titles), kept) - width
-    if excess > 0:
-        longest = max(LEAST_NAME, _widths(rows, titles)[0] - excess)
-        rows[:] = [(shortened(row[0], longest, tail=4), *row[1:]) for row in rows]
-        titles[:] = [shortened(title, longest, tail=4) for title in titles]
+            left_out.append(f"interval of {name.partition(' (')[0]}")
+        excess = _total(_widths(rows, titles), kept) - width
+        if excess > 0:
+            longest = max(least, _widths(rows, titles)[0] - excess)
+            rows[:] = [(shortened(row[0], longest, tail=4), *row[1:]) for row in rows]
+            titles[:] = [shortened(title, longest, tail=4) for title in titles]
     return kept, left_out
 
 
@@ -216,6 +220,20 @@ def _percent(accuracy: Accuracy | None, metric: str) -> str:
         return "-"
     nothing = " (no detections)" if accuracy.detections == 0 and metric == "ap" else ""
     return f"{percent(value)}{nothing}"
+
+
+def wrapped(output: Sequence[str], width: int | None) -> list[str]:
+    """Lines of at most ``width`` characters; a line that goes on is indented."""
+    if width is None:
+        return list(output)
+    return [
+        part
+        for line in output
+        for part in textwrap.wrap(
+            line, width, subsequent_indent="    ", drop_whitespace=True, break_on_hyphens=False
+        )
+        or [""]
+    ]
 
 
 def verdict_line(first: str, second: str, verdict: Verdict) -> str:

@@ -70,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     compared, lost = gate(outcome.records, args.ap_gate)
     if outcome.records:
         _print_table(outcome, failures, compared, store, args)
+    told = bool(outcome.records) and sys.stdout.isatty() and sys.stderr.isatty()
     for name, failure in failures.items():
-        print(f"failed: {name}: {failure}", file=sys.stderr)
+        if not told:  # else the terminal shows the reason in the table
+            print(f"failed: {name}: {failure}", file=sys.stderr)
     if failures or lost:
         raise StatedFailure(_count(len(failures), wanted, len(lost)))
 
@@ -115,20 +117,29 @@ def _print_table(
     """The rows of this command and those of the same store that can stand beside them, the
     comparisons, and the next command.
     """
-    from .printing import EARLIER, beside, hints, instrument_lines, lines, verdicts
+    from .printing import (
+        EARLIER,
+        beside,
+        hints,
+        instrument_lines,
+        lines,
+        verdicts,
+        wrapped,
+    )
 
     found = outcome.records
     earlier = beside(found, store.read())
     wide = args.wide or not sys.stdout.isatty()
     width = None if wide else shutil.get_terminal_size().columns
-    output = lines({**found, **earlier}, failures, width)
+    table = lines({**found, **earlier}, failures, width)
+    output = []
     if earlier:
         output.append(
             f"{EARLIER.strip()} measured by an earlier command, in a session of its own: sessions "
             f"differ by more than their intervals show"
         )
     output += [*instrument_lines(found), *verdicts(found, store.path.parent), *compared]
-    print("\n".join([*output, *hints(found)]))
+    print("\n".join([*table, *wrapped([*output, *hints(found)], width)]))
     print(f"records in {Path(args.out)}")
     print(f"next: {_next(args)}")
 
@@ -137,7 +148,7 @@ def _next(args: argparse.Namespace) -> str:
     """The command that a user of this one is likely to want next."""
     if args.quick:
         return "run the command again without --quick, for numbers to compare and publish"
-    return f"rfdetr-repro tables --table 2 --records {shlex.quote(str(args.out))}"
+    return f"rfdetr-repro tables --table 2 --with {shlex.quote(str(args.out))}"
 
 
 def _count(failed: int, wanted: int, lost: int) -> str:
