@@ -93,12 +93,14 @@ class Explorer:
     """The Records to explore, in the HTML page; on paper and without JavaScript, ``static``.
 
     ``run``: the folder that holds these Records, which commands on the page name; None where they
-    come from several places. At most one of a document.
+    come from several places. ``published_first``: the page opens with the published Records instead
+    of the measured ones. At most one of a document.
     """
 
     records: Sequence[Record]
     run: str | None = None
     static: Drawing | None = None
+    published_first: bool = False
 
 
 Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture | Explorer

@@ -69,7 +69,9 @@ def _readable(block: Block) -> Any:
     if isinstance(block, Grid):
         return _rows(block.table)
     if isinstance(block, Explorer):
-        return _Explored(explorer_json(block.records, block.run), block.static)
+        return _Explored(
+            explorer_json(block.records, block.run, block.published_first), block.static
+        )
     return block
 
 

@@ -252,6 +252,16 @@ def test_a_front_of_throughput_may_join_batches(tab: Tab, tmp_path: Path) -> Non
     assert not any("pick" in one["command"] for one in answers(tab) if "batch 8" in one["words"])
 
 
+def test_a_page_opens_with_what_it_is_about(tab: Tab, tmp_path: Path) -> None:
+    records = [*measured(), *published_records()]
+    for first, words in ((False, "embedded val"), (True, "coco-val2017 val")):
+        explorer = Explorer(records, published_first=first)
+        page = write_html(Document("t", "f", [Title("t"), explorer]), tmp_path / "page.html")
+        tab.open(page, "#explore:")
+        assert tab.run("document.querySelector('[data-state=data]').value") == words
+        assert words in answers(tab)[0]["words"]
+
+
 def test_data_sets_of_one_name_are_not_compared(tab: Tab, tmp_path: Path) -> None:
     def renewed(record: Record) -> Record:
         return replace(record, data=DataId("embedded", "val", "f" * 64, 300))

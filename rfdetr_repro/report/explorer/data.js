@@ -26,6 +26,7 @@ class Records {
   constructor(data) {
     this.count = data.count;
     this.run = data.run;
+    this.opens = data.opens; // "published" or "measured": what the page opens with
     this.encoded = data.columns;
     this.decoded = new Map();
     this.grouped = new Map();

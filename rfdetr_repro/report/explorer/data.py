@@ -42,13 +42,18 @@ MODELLED = "modelled"
 PUBLISHED = "published"
 
 
-def explorer_json(records: Sequence[Record], run: str | None) -> str:
+def explorer_json(records: Sequence[Record], run: str | None, published_first: bool = False) -> str:
     """The data of the page as JSON in ASCII that may stand in a script element.
 
     ``run``: the folder that ``rfdetr-repro pick`` can be given; None if these Records are not those
-    of one run.
+    of one run. ``published_first``: whether the page opens with the published Records.
     """
-    return in_script({"count": len(records), "run": run and shlex.quote(run)} | _columns(records))
+    page = {
+        "count": len(records),
+        "run": None if run is None else shlex.quote(run),
+        "opens": PUBLISHED if published_first else MEASURED,
+    }
+    return in_script(page | _columns(records))
 
 
 def in_script(value: Any) -> str:

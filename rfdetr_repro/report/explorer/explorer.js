@@ -35,13 +35,14 @@ class Explorer {
     return this.root.querySelector(`[data-part="${name}"]`);
   }
 
-  // The view that the page opens with: the run's own points, on the latency and the images that
+  // The view that the page opens with: the run's own points, or the published ones, on the latency and the images that
   // most measured ones have; of equally many, those that `rfdetr-repro pick` chooses among.
   standard() {
     const { records } = this;
-    const own = everyRecord(records).filter((record) => records.value("shown.origin", record) !== "published");
+    const published = (record) => records.value("shown.origin", record) === "published";
+    const wanted = everyRecord(records).filter((record) => published(record) === (records.opens === "published"));
     const y = this.yAxes[0];
-    const scored = (own.length ? own : everyRecord(records)).filter((record) => records.value(y.path, record) !== null);
+    const scored = (wanted.length ? wanted : everyRecord(records)).filter((record) => records.value(y.path, record) !== null);
     const usable = this.xAxes.map((axis) => [axis, scored.filter((record) => onAxis(records, axis, record) !== null)]);
     const timed = usable.filter(([axis, members]) => axis.quantile === "median" && members.length);
     const order = timed.length ? timed : usable;
@@ -58,7 +59,7 @@ class Explorer {
       backend: "",
       machine: "",
       weights: "",
-      origins: own.length ? "measured,modelled" : ORIGINS.join(","),
+      origins: wanted.length && records.opens === "measured" ? "measured,modelled" : ORIGINS.join(","),
       search: "",
       sort: "-y",
       page: 1,
