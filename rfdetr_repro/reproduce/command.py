@@ -14,7 +14,7 @@ from pathlib import Path
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.search.command import add_front, front_of
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
-from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder
+from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder, whole
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign, campaign, from_scratch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
@@ -50,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         "own numbers)",
     )
     add_front(add)
+    add(
+        "--queries",
+        type=whole(1, 1000),
+        help="object queries of the model, for images with more objects than the default covers "
+        "(default: by the data with --data, else the campaign's)",
+    )
     add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
     add(
         "--from-scratch",
@@ -65,9 +71,8 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the campaign that ``argv`` names."""
-    args = parser().parse_args(argv)
+def _chosen(args: argparse.Namespace) -> Campaign:
+    """The campaign with the changes that the command line asks for."""
     chosen = campaign(args.campaign)
     if args.from_scratch:
         chosen = from_scratch(chosen)
@@ -76,16 +81,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
         if args.campaign == EMBEDDED.name:
             chosen = replace(chosen, follow_data=True)
-    if args.time_budget is not None:
-        chosen = replace(chosen, time_budget_s=args.time_budget)
-    refuse_quantile_alone(args)
+    chosen = replace(
+        chosen,
+        time_budget_s=args.time_budget or chosen.time_budget_s,
+        queries=args.queries or chosen.queries,
+        drop_bad=args.drop_bad or chosen.drop_bad,
+    )
     if args.budget_ms is not None:
         chosen = replace(
             chosen, budget_ms=args.budget_ms, quantile=args.quantile or chosen.quantile
         )
-    chosen = _with_front(chosen, args)
-    if args.drop_bad:
-        chosen = replace(chosen, drop_bad=True)
+    return _with_front(chosen, args)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the campaign that ``argv`` names."""
+    args = parser().parse_args(argv)
+    refuse_quantile_alone(args)
+    chosen = _chosen(args)
     chosen.space.check()
     if args.plan:
         from .plan import plan  # loads slowly, so the arguments are checked first

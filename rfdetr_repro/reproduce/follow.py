@@ -6,53 +6,28 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.spec.campaign import Campaign
-from rfdetr_repro.spec.sizing import Sizing, size_for, too_many_objects
+from rfdetr_repro.spec.sizing import Sizing
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 
-def sizing_for(campaign: Campaign, train: CocoSplit) -> Sizing:
-    """The settings for the campaign's model, from the train split."""
-    from rfdetr_repro.data.census import scene_of
+def sizing_of(campaign: Campaign, train: CocoSplit) -> Sizing | None:
+    """The settings that the campaign's model takes from the train split, or from the campaign's
+    number of queries alone; None where the campaign states everything itself.
+    """
+    from rfdetr_repro.train.sized import sizing_for
 
-    return size_for(scene_of(train), campaign.preset.arch.patch)
+    patch = campaign.preset.arch.patch
+    if campaign.follow_data:
+        return sizing_for(train, patch, campaign.queries or None)
+    return Sizing(queries=campaign.queries) if campaign.queries else None
 
 
 def sized(campaign: Campaign, sizing: Sizing) -> Campaign:
     """``campaign`` with the settings, in its model and in its search space."""
-    arch = campaign.preset.arch
     return replace(
         campaign,
         preset=sizing.preset(campaign.preset),
-        space=sizing.space(campaign.space, arch.resolution, arch.queries),
+        space=sizing.space(campaign.space, campaign.preset.arch),
     )
-
-
-def tell_sizing(campaign: Campaign, sizing: Sizing, train: CocoSplit) -> list[str]:
-    """What was chosen and why, and what the choice cannot hold; lines to print."""
-    from rfdetr_repro.data.census import objects_per_image, scene_of
-
-    space = campaign.space
-    reasons = (
-        sizing.reasons
-        if campaign.preset.model.masks and train.has_masks
-        else (
-            sizing.reasons[:-1]  # the last line is about masks
-        )
-    )
-    beyond = int((objects_per_image(train) > sizing.queries).sum())
-    warning = too_many_objects(scene_of(train), beyond, sizing.queries)
-    return [
-        "settings that follow the data:",
-        *(f"  {reason}" for reason in reasons),
-        f"  search space: resolutions {_listed(space.resolutions)} px, patches "
-        f"{_listed(space.patches)} px, windows {_listed(space.windows)}, decoder layers "
-        f"{_listed(space.decoder_layers)}, queries {_listed(space.queries)}: {len(space)} "
-        f"architectures",
-        *([f"  {warning}"] if warning else []),
-    ]
-
-
-def _listed(values: tuple[int, ...]) -> str:
-    return ", ".join(str(value) for value in values)

@@ -38,7 +38,7 @@ from rfdetr_repro.spec.files import (
 from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.sizing import Sizing
 
-from .follow import sized, sizing_for, tell_sizing
+from .follow import sized, sizing_of
 from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
@@ -234,14 +234,16 @@ class Reproduction:
         """Sizes the campaign by its data and plans it for its time budget, where it asks for that;
         prints every choice. A run that goes on keeps the choices of its first session.
         """
-        sizing = None
-        if self.campaign.follow_data:
-            row = self.stages.keep(
-                "sizing", lambda: sizing_for(self.campaign, splits["train"]).as_json()
-            )
-            sizing = Sizing.from_json(row)
+        train = splits["train"]
+        sizing = sizing_of(self.campaign, train)
+        if sizing is not None:
+            from rfdetr_repro.train.sized import tell_sizing
+
+            kept = self.stages.keep("sizing", sizing.as_json)
+            sizing = Sizing.from_json(kept)
             self.campaign = sized(self.campaign, sizing)
-            for line in tell_sizing(self.campaign, sizing, splits["train"]):
+            masks = self.campaign.preset.model.masks and train.has_masks
+            for line in tell_sizing(sizing, self.campaign.space, train, masks):
                 log.info(line)
         if self.campaign.time_budget_s or self.campaign.follow_data:
             from rfdetr_repro.data.census import objects_per_image

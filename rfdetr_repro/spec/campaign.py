@@ -97,6 +97,8 @@ class Campaign:
     # resolutions, queries, mask maps and proposals by the train split (spec/sizing.py), in place of
     # those of `preset` and `space`
     follow_data: bool = False
+    # object queries of the model, and the most of the space; 0: by preset, space and data
+    queries: int = 0
     # time in s that steps, engines and candidates are planned for; 0: their numbers are as given,
     # or planned for 20 minutes where the campaign follows its data
     time_budget_s: float = 0.0
@@ -128,7 +130,10 @@ class Campaign:
             "the campaign",
         )
         check_ranges(
-            self, {"data_seed": (0, 2**63 - 1)}, {"time_budget_s": (0, 1e9)}, "the campaign"
+            self,
+            {"data_seed": (0, 2**63 - 1), "queries": (0, 10_000)},
+            {"time_budget_s": (0, 1e9)},
+            "the campaign",
         )
         if self.most_engines is not None:
             check_ranges(self, {"most_engines": ENGINES}, {}, "the campaign")

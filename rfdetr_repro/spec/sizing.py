@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .arch import SearchSpace
+from .arch import Arch, SearchSpace
 from .presets import Preset
 
 SIDE_STEP = 32  # px between resolutions to choose from
@@ -47,34 +47,37 @@ class Scene:
 
 @dataclass(frozen=True)
 class Sizing:
-    """Settings of a model and of its search space, with a line for each choice."""
+    """Settings of a model and of its search space, with a line for each choice. None keeps what the
+    model or its file has.
+    """
 
-    resolution: int
-    queries: int
-    proposal_side: float
-    mask_stride: int
+    resolution: int | None = None
+    queries: int | None = None
+    proposal_side: float | None = None
+    mask_stride: int | None = None
     reasons: tuple[str, ...] = ()
 
     def preset(self, base: Preset) -> Preset:
         """``base`` with these settings; masks, widths and depths stay."""
-        model = replace(
-            base.model,
-            queries=self.queries,
-            proposal_side=self.proposal_side,
-            mask_stride=self.mask_stride,
-            pos_grid=base.model.pos_grid,
+        names = ("queries", "proposal_side", "mask_stride")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        arch = replace(
+            base.arch,
+            resolution=self.resolution or base.arch.resolution,
+            queries=self.queries or base.arch.queries,
         )
-        arch = replace(base.arch, resolution=self.resolution, queries=self.queries)
-        return Preset(model, arch, base.note)
+        return Preset(replace(base.model, **given), arch, base.note)
 
-    def space(self, base: SearchSpace, arch_resolution: int, queries: int) -> SearchSpace:
-        """``base``, whose base architecture has ``arch_resolution`` and ``queries``, with its
-        resolutions and numbers of queries scaled to these settings.
+    def space(self, base: SearchSpace, arch: Arch) -> SearchSpace:
+        """``base``, whose base architecture is ``arch``, with its resolutions and numbers of
+        queries scaled to these settings.
         """
         return replace(
             base,
-            resolutions=_scaled(base.resolutions, self.resolution / arch_resolution, 16),
-            queries=_scaled(base.queries, self.queries / queries, 1),
+            resolutions=_scaled(
+                base.resolutions, (self.resolution or arch.resolution) / arch.resolution, 16
+            ),
+            queries=_scaled(base.queries, (self.queries or arch.queries) / arch.queries, 1),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def _mask_stride(object_side: float) -> int:
 def _scaled(values: Sequence[int], factor: float, unit: int) -> tuple[int, ...]:
     """The values times ``factor``, rounded to ``unit``; equal values once."""
     scaled = (max(1, round(value * factor / unit)) * unit for value in values)
-    return tuple(dict.fromkeys(scaled))
+    return tuple(dict.fromkeys(scaled)) if factor != 1 else tuple(values)
 
 
 def _reasons(

@@ -32,7 +32,17 @@ from rfdetr_repro.spec.arguments import (
     whole,
 )
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
+from rfdetr_repro.spec.presets import (
+    PAPER_SPACE,
+    PICO,
+    PICO_SPACE,
+    PICO_TRAIN,
+    PICO_TUNE,
+    PICO_WEIGHTS,
+    Preset,
+    preset,
+)
+from rfdetr_repro.spec.sizing import Sizing
 from rfdetr_repro.spec.train_config import (
     PARTS,
     TRAIN_WHOLE,
@@ -48,7 +58,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"  # batch size by memory
+AUTO = "auto"  # batch size by memory; size by the data
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,12 +79,13 @@ def parser() -> argparse.ArgumentParser:
         model,
         needed=False,
         text="what to train: the name of a size, which starts from random weights; or a file with "
-        "weights or a run folder, whose weights are trained further as --size (default: pico)",
+        "weights or a run folder, whose weights are trained further as --size (default: auto)",
     )
     add(
         "--size",
-        help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed) "
-        "(default: pico)",
+        help="auto: the small size with resolution, queries and mask maps by the data, from the "
+        "weights that come with the package; or pico, paper-supernet, paper-supernet-seg, or a "
+        "released size (with --fixed) (default: auto; pico with a file in --model or --weights)",
     )
     add(
         "--fixed",
@@ -88,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
         help="file with the initial weights: a DINOv2 encoder, a released or transformers "
         "checkpoint, or the model of an earlier run; the same as a file in --model (default: "
         "random weights)",
+    )
+    add(
+        "--queries",
+        type=whole(1, 1000),
+        help="object queries of the model, for images with many objects; queries beyond those of "
+        "the initial weights start as copies of these (default: by the data, or the size's)",
     )
     recipe = arguments.add_argument_group("recipe")
     add = recipe.add_argument
@@ -186,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     args.data = source_of(args, ("train", "val"), needed=False)
     _choose_model(args)
-    row = preset(args.size)
+    row = PICO if args.size == AUTO else preset(args.size)
     space, config = _recipe(args.size, args.fixed)
     if args.shape is not None:
         if space is not None:
@@ -236,7 +253,9 @@ def _choose_model(args: argparse.Namespace) -> None:
         args.weights, note = given.weights()
         if note:
             log.info(note)
-    args.size = args.size or "pico"
+    args.size = args.size or (AUTO if args.weights is None else "pico")
+    if args.size == AUTO and args.weights is None:
+        args.weights = PICO_WEIGHTS
 
 
 def _plan(
@@ -286,7 +305,8 @@ def _train(
         print_census([split, *splits.values()])
     else:
         check_usable([split, *splits.values()])
-    start = start_of(row, split, args.weights)
+    sizing, space, config = _sized(args, row, split, space, config)
+    start = start_of(row, split, args.weights, sizing)
     request = TrainRequest(
         recipe=Recipe(start.preset, config, space),
         split=split,
@@ -311,6 +331,33 @@ def _train(
         print(f"model: {run.model}")
 
 
+def _sized(
+    args: argparse.Namespace,
+    row: Preset,
+    split: CocoSplit,
+    space: SearchSpace | None,
+    config: TrainConfig,
+) -> tuple[Sizing | None, SearchSpace | None, TrainConfig]:
+    """The settings that follow the data or ``--queries``, with space and recipe changed by them."""
+    from .sized import sizing_for, steps_for, tell_sizing, warn_of_queries
+
+    if args.size == AUTO:
+        sizing = sizing_for(split, row.arch.patch, args.queries)
+        if args.steps is None and not any(text.startswith("steps=") for text in args.set):
+            steps = steps_for(len(split), config.batch_size * config.accumulate)
+            config = replace(config, steps=steps)
+    elif args.queries is not None:
+        sizing = Sizing(queries=args.queries)
+    else:
+        for line in warn_of_queries(split, row.model.queries):
+            log.warning(line)
+        return None, space, config
+    space = None if space is None else sizing.space(space, row.arch)
+    masks = row.model.masks and split.has_masks
+    log.info("\n".join(tell_sizing(sizing, space, split, masks)))
+    return sizing, space, config
+
+
 def _classes(split: CocoSplit) -> str:
     """The number of images, and the class of each label."""
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
@@ -321,8 +368,8 @@ def _classes(split: CocoSplit) -> str:
 
 
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
-    if size == "pico":
-        return (None if fixed else PICO_SPACE), PICO_TRAIN
+    if size in ("pico", AUTO):
+        return (None if fixed else PICO_SPACE), PICO_TUNE if size == AUTO else PICO_TRAIN
     if not fixed and size not in ("paper-supernet", "paper-supernet-seg"):
         raise InputError(
             f"size {size} stores too few layers for a supernet",

@@ -72,7 +72,7 @@ def _sized(
     """The same start with the settings of ``sizing``: no other weight changes its shape."""
     row = sizing.preset(preset)
     stored = preset.model.queries
-    if sizing.queries <= stored:
+    if sizing.queries is None or sizing.queries <= stored:
         row = replace(row, model=replace(row.model, queries=stored))
         return row, initial, taken
     detector = Detector(preset.model, preset.arch)

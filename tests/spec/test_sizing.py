@@ -60,16 +60,20 @@ def test_bounds_hold_for_any_scene() -> None:
         assert found.queries >= min(QUERY_COUNTS[-1], many)
         model = found.preset(PICO).model  # checks its own ranges
         assert model.queries == found.queries
-        found.space(PICO_SPACE, PICO.arch.resolution, PICO.arch.queries).check()
+        found.space(PICO_SPACE, PICO.arch).check()
         assert Sizing.from_json(found.as_json()) == found
 
 
 def test_the_space_scales_with_the_base() -> None:
-    space = Sizing(256, 50, 0.1, 8).space(PICO_SPACE, 128, 25)
+    space = Sizing(256, 50, 0.1, 8).space(PICO_SPACE, PICO.arch)
     assert space.resolutions == (192, 256, 320) and space.queries == (20, 30, 50)
     assert (space.patches, space.windows) == (PICO_SPACE.patches, PICO_SPACE.windows)
-    unchanged = Sizing(128, 25, 0.2, 8).space(PICO_SPACE, 128, 25)
+    unchanged = Sizing(128, 25, 0.2, 8).space(PICO_SPACE, PICO.arch)
     assert unchanged == PICO_SPACE
+    assert Sizing().space(PICO_SPACE, PICO.arch) == PICO_SPACE and Sizing().preset(PICO) == PICO
+    only_queries = Sizing(queries=100)
+    assert only_queries.space(PICO_SPACE, PICO.arch) == replace(PICO_SPACE, queries=(40, 60, 100))
+    assert only_queries.preset(PICO).model == replace(PICO.model, queries=100)
 
 
 def test_a_warning_states_how_many_pictures_are_concerned() -> None:
