@@ -18,6 +18,7 @@ from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder,
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign, campaign, from_scratch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
+from rfdetr_repro.spec.presets import PICO_OWN
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,7 +81,8 @@ def _chosen(args: argparse.Namespace) -> Campaign:
         title = f"Weight-sharing search on {source.name}"
         chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
         if args.campaign == EMBEDDED.name:
-            chosen = replace(chosen, follow_data=True)
+            own = chosen.train if args.from_scratch else PICO_OWN
+            chosen = replace(chosen, follow_data=True, train=own)
     chosen = replace(
         chosen,
         time_budget_s=args.time_budget or chosen.time_budget_s,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
 
+from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
 
@@ -27,15 +28,22 @@ REPORT_S = 30.0  # reading data, pictures, tables and report
 CHECKS_S = 2.0  # comparison of one exported file with PyTorch, and its AP
 EVALUATIONS = 4  # of the supernet during its training
 FEWEST_STEPS = 40
+FEW_STEPS = 600  # with fewer steps the space is narrowed, because each architecture needs its share
+WARMUP_PART = 10  # of the steps
+AVERAGED_PARTS = 8  # the averaged weights are those of about an eighth of the steps
 # (engines, candidates), from thorough to quick; fewer than 8 engines say little of 162 models
 MEASUREMENTS = ((18, 10), (14, 8), (12, 6), (10, 4), (8, 3), (8, 2))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a campaign does in ``seconds``; the estimates of the stages are in seconds."""
+    """What a campaign does in ``seconds``; the estimates of the stages are in seconds.
+
+    ``narrow``: the space is searched without its architectures above the base architecture.
+    """
 
     seconds: float
+    narrow: bool
     steps: int
     finetune_steps: int
     engines: int
@@ -46,13 +54,20 @@ class Schedule:
     front: bool = False  # every confirmed model is fine-tuned, each with ``finetune_steps``
 
     def apply(self, campaign: Campaign) -> Campaign:
-        """``campaign`` with these numbers."""
+        """``campaign`` with these numbers; few steps have a short warm-up and a short average of
+        the weights.
+        """
         train = replace(
-            campaign.train, steps=self.steps, evaluate_every=max(1, self.steps // EVALUATIONS)
+            campaign.train,
+            steps=self.steps,
+            evaluate_every=max(1, self.steps // EVALUATIONS),
+            warmup_steps=min(campaign.train.warmup_steps, self.steps // WARMUP_PART),
+            ema_decay=min(campaign.train.ema_decay, 1 - AVERAGED_PARTS / self.steps),
         )
         return replace(
             campaign,
             train=train,
+            space=narrowed(campaign) if self.narrow else campaign.space,
             finetune_steps=self.finetune_steps,
             engines=self.engines,
             most_engines=self.engines + self.engines // 2,
@@ -63,7 +78,12 @@ class Schedule:
         """The lines to print."""
         return [
             f"plan for {_minutes(self.seconds)} on this machine (estimates):",
-            f"  {_minutes(self.training_s)} for {self.steps} steps of the supernet",
+            f"  {_minutes(self.training_s)} for {self.steps} steps of the supernet"
+            + (
+                ", on the space up to the base architecture (more time searches all of it)"
+                if self.narrow
+                else ""
+            ),
             f"  {_minutes(self.measuring_s)} for the search, {self.engines} engines and "
             f"{self.candidates} confirmed models",
             f"  {_minutes(self.finetuning_s)} for {self.finetune_steps} steps of fine-tuning"
@@ -82,8 +102,12 @@ def schedule(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> S
     ``objects``: of the median image, for the time of a step. Raises :class:`InputError` where the
     least number of measurements and steps does not fit a time budget.
     """
-    costs = _costs(campaign, splits, objects)
+    whole = _costs(campaign, splits, objects, narrow=False)
     wanted = campaign.time_budget_s or DEFAULT_S
+    found = whole.plan(wanted)
+    if found is not None and found.steps >= FEW_STEPS:
+        return found
+    costs = _costs(campaign, splits, objects, narrow=True)
     if (found := costs.plan(wanted)) is not None:
         return found
     least = next(
@@ -110,6 +134,7 @@ class Costs:
     fixed_s: float  # accuracy of all configurations, reading and drawing
     engine_s: float  # export and measurement
     candidate_s: float  # export, full protocol and accuracy of one file
+    narrow: bool  # of the space up to the base architecture
     front: bool = False  # every confirmed model is fine-tuned
 
     def measuring(self, engines: int, candidates: int) -> float:
@@ -135,6 +160,7 @@ class Costs:
             return None
         return Schedule(
             seconds,
+            self.narrow,
             steps,
             finetune,
             engines,
@@ -146,14 +172,29 @@ class Costs:
         )
 
 
-def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> Costs:
-    """Times the parts of the campaign, about a minute."""
+def narrowed(campaign: Campaign) -> SearchSpace:
+    """The campaign's space without resolutions above, and patches below, those of its base
+    architecture.
+    """
+    base = campaign.preset.arch
+    space = campaign.space
+    return replace(
+        space,
+        resolutions=tuple(side for side in space.resolutions if side <= base.resolution),
+        patches=tuple(side for side in space.patches if side >= base.patch),
+    )
+
+
+def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow: bool) -> Costs:
+    """Times the parts of the campaign, about half a minute."""
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.plan import plan as plan_training
     from rfdetr_repro.train.processes import default_processes
 
     device = choose_device()
     train = splits["train"]
+    if narrow:
+        campaign = replace(campaign, space=narrowed(campaign))
     own = recipe(campaign, campaign.train, masks=campaign.preset.model.masks and train.has_masks)
     model = replace(own.preset.model, num_classes=len(train.classes.names))
     own = replace(own, preset=replace(own.preset, model=model))
@@ -170,6 +211,7 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> Cos
         search.passes_s + REPORT_S,
         search.engine_s + search.measure_s,
         search.engine_s + search.confirm_s + CHECKS_S + per_image * heldout,
+        narrow,
         campaign.finetune_front,
     )
 

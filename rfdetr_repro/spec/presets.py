@@ -203,6 +203,9 @@ PICO_TRAIN = TrainConfig(
 PICO_TUNE = replace(
     PICO_TRAIN, steps=400, lr=2e-4, lr_encoder=2e-4, cooldown_share=1.0, evaluate_every=200
 )
+# On a data set of the user's own: rates that learn new classes in a few hundred steps
+# (docs/method/pico.md).
+PICO_OWN = replace(PICO_TUNE, lr=4e-4, lr_encoder=4e-4, cooldown_share=0.5)
 PICO_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "pico.safetensors"
 
 

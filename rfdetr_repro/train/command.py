@@ -35,9 +35,9 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import (
     PAPER_SPACE,
     PICO,
+    PICO_OWN,
     PICO_SPACE,
     PICO_TRAIN,
-    PICO_TUNE,
     PICO_WEIGHTS,
     Preset,
     preset,
@@ -369,7 +369,7 @@ def _classes(split: CocoSplit) -> str:
 
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
     if size in ("pico", AUTO):
-        return (None if fixed else PICO_SPACE), PICO_TUNE if size == AUTO else PICO_TRAIN
+        return (None if fixed else PICO_SPACE), PICO_OWN if size == AUTO else PICO_TRAIN
     if not fixed and size not in ("paper-supernet", "paper-supernet-seg"):
         raise InputError(
             f"size {size} stores too few layers for a supernet",

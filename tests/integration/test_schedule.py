@@ -16,6 +16,7 @@ from rfdetr_repro import cli
 from rfdetr_repro.reproduce import schedule as module
 from rfdetr_repro.reproduce.schedule import (
     DEFAULT_S,
+    FEW_STEPS,
     FEWEST_STEPS,
     MEASUREMENTS,
     RESERVE,
@@ -72,6 +73,8 @@ def test_a_plan_fits_its_time_and_grows_with_it(monkeypatch: pytest.MonkeyPatch)
         values = [getattr(plan, name) for plan in plans]
         assert values == sorted(values)
     assert (plans[-1].engines, plans[-1].candidates) == MEASUREMENTS[0]
+    assert [plan.narrow for plan in plans] == [plan.steps < FEW_STEPS for plan in plans]
+    assert plans[0].narrow and not plans[-1].narrow
 
 
 def test_the_time_for_fine_tuning_is_divided_among_the_models_of_the_front(
@@ -125,6 +128,12 @@ def test_a_plan_becomes_the_campaigns_numbers(monkeypatch: pytest.MonkeyPatch) -
     assert (chosen.train.steps, chosen.finetune_steps) == (plan.steps, plan.finetune_steps)
     assert (chosen.engines, chosen.candidates) == (plan.engines, plan.candidates)
     assert Schedule(**plan.as_json()) == plan
+    assert chosen.space == EMBEDDED.space
+    small = replace(plan, narrow=True).apply(EMBEDDED)
+    assert (small.space.resolutions, small.space.patches) == ((96, 128), (16, 20))
+    assert small.space.queries == EMBEDDED.space.queries
+    few = replace(plan, steps=100).apply(EMBEDDED).train
+    assert few.warmup_steps == 10 and few.ema_decay == pytest.approx(0.92)
     assert f"{plan.steps} steps" in "\n".join(plan.lines())
 
 
