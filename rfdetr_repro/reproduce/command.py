@@ -103,9 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = _chosen(args)
     chosen.space.check()
     if args.plan:
-        from .plan import plan  # loads slowly, so the arguments are checked first
+        # these modules load slowly, so the arguments are checked first
+        from .plan import plan
+        from .schedule import followed_plan
 
-        for line in plan(chosen):
+        planned = chosen.data is not None and (chosen.follow_data or chosen.time_budget_s)
+        for line in followed_plan(chosen) if planned else plan(chosen):
             print(line, flush=True)
         return
     from .run import Reproduction, check_inputs

@@ -8,15 +8,18 @@ for what an estimate cannot know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count
+from statistics import median
 from typing import Any
 
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
 
+from .follow import sized, sizing_of
 from .plan import plan_search
 from .training import recipe
 
@@ -170,6 +173,28 @@ class Costs:
             measuring,
             self.front,
         )
+
+
+def followed_plan(campaign: Campaign) -> Iterator[str]:
+    """Yields what a run on the campaign's data set would choose and do; nothing is written.
+
+    Raises :class:`InputError` for data that cannot be read.
+    """
+    from rfdetr_repro.data.census import check_usable, objects_per_image
+    from rfdetr_repro.data.coco import read_splits
+    from rfdetr_repro.train.sized import tell_sizing
+
+    splits = read_splits(
+        DataSource.of(campaign.data or "").dropping(campaign.drop_bad), ("val", "test"), needed=("val",)
+    )
+    check_usable(list(splits.values()))
+    train = splits["train"]
+    if (sizing := sizing_of(campaign, train)) is not None:
+        campaign = sized(campaign, sizing)
+        masks = campaign.preset.model.masks and train.has_masks
+        yield from tell_sizing(sizing, campaign.space, train, masks)
+    objects = float(median(objects_per_image(train).tolist()))
+    yield from schedule(campaign, splits, objects).lines()
 
 
 def narrowed(campaign: Campaign) -> SearchSpace:
