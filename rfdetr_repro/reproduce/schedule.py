@@ -185,7 +185,9 @@ def followed_plan(campaign: Campaign) -> Iterator[str]:
     from rfdetr_repro.train.sized import tell_sizing
 
     splits = read_splits(
-        DataSource.of(campaign.data or "").dropping(campaign.drop_bad), ("val", "test"), needed=("val",)
+        DataSource.of(campaign.data or "").dropping(campaign.drop_bad),
+        ("val", "test"),
+        needed=("val",),
     )
     check_usable(list(splits.values()))
     train = splits["train"]
