@@ -163,7 +163,7 @@ def _front(records: Sequence[Record]) -> list[Block]:
         f"figures, the claims of the text, and what others report. {held}"
     )
     title = Title("RF-DETR: the paper's numbers, reproduced", CITATION)
-    return [title, Paragraph(text), Explorer([*own, *published])]
+    return [title, Paragraph(text), Explorer([*own, *published], published_first=True)]
 
 
 def _reading() -> list[Block]:

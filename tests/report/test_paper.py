@@ -130,6 +130,7 @@ def test_no_text_leaves_the_margins(pdf):
 def test_without_records_nothing_is_called_measured():
     document = paper_document(Run(CSV_FOLDER), pictures=False)
     explorers = [block for block in document.blocks if isinstance(block, Explorer)]
+    assert [block.published_first for block in explorers] == [True]
     assert len(explorers) == 1 and all(record.published for record in explorers[0].records)
     headings = [block.text for block in document.blocks if isinstance(block, Heading)]
     assert "Measured and searched here" not in headings and "Machines" in headings
