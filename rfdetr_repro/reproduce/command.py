@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = reproduction.run()
     from rfdetr_repro.tables.command import main as tables
 
-    tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
+    tables(["--table", "frontier", "--records", str(folder / "records.jsonl"), "--no-pager"])
     print(f"\nreport: {report}")
     if reproduction.budget is not None:
         tell_pick(folder, reproduction.budget)

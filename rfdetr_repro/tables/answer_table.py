@@ -1,10 +1,10 @@
 """The answer for a table of the paper as a printed table: one line per printed row, for each column
 of numbers what the paper prints, what was measured here with its interval, and the difference.
 
-The order in which columns are left out where a terminal is too narrow: numbers of which nothing was
-measured, the last printed first; the reasons; numbers of which something was measured, the last
-printed first; the intervals of latency and AP; the differences of latency and AP; the latency.
-Model, AP and state always stay.
+The order in which columns are left out where a terminal is too narrow: numbers that the paper does
+not print; numbers of which nothing was measured, the last printed first; the reasons; numbers of
+which something was measured, the last printed first; the intervals of latency and AP; the
+differences of latency and AP; the latency. Model, AP and state always stay.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rfdetr_repro.paper.cells import Slot, slots
 from rfdetr_repro.paper.published import CITATION
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.metrics import milliseconds
+from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
 from .answer import (
     DIFFERS,
@@ -55,7 +56,7 @@ _TONES = {
 }
 # ranks: what is left out first has the highest
 _MS, _AP_DIFFERENCE, _MS_DIFFERENCE, _AP_INTERVAL, _MS_INTERVAL = 1, 2, 3, 4, 5
-_MEASURED_NUMBER, _WHY, _OTHER_NUMBER, _FILE, _RECORD = 10, 30, 40, 90, 91
+_MEASURED_NUMBER, _WHY, _OTHER_NUMBER, _UNPRINTED, _FILE, _RECORD = 10, 30, 40, 60, 90, 91
 
 
 def answer_table(found: Answer, *, wide: bool = False, counters: bool = False) -> Table:
@@ -108,9 +109,11 @@ def _measured_columns(found: Answer) -> set[str]:
 
 def _columns(found: Answer, measured: set[str], wide: bool) -> list[Column]:
     columns = [Column("model", "Model", right=False)]
-    ranks = _ranks(found.table, measured)
+    ranks = _ranks(found, measured)
+    own = {number.slot.column for number in found.numbers}
     for slot in slots(found.table):
-        columns += _of_slot(slot, ranks[slot.column], slot.column in measured, wide)
+        printed = slot.column in own
+        columns += _of_slot(slot, ranks[slot.column], (printed, slot.column in measured), wide)
     columns.append(Column("state", "state", right=False))
     columns.append(Column("why", "why", right=False, rank=_WHY))
     if wide:
@@ -119,34 +122,55 @@ def _columns(found: Answer, measured: set[str], wide: bool) -> list[Column]:
     return columns
 
 
-def _ranks(name: str, measured: set[str]) -> dict[str, int]:
-    """The rank of each column of numbers: AP and latency first, of FP16 where there are several."""
-    own = slots(name)
-    main = {_main(own, "ap"): 0, _main(own, "ms"): _MS}
+def _ranks(found: Answer, measured: set[str]) -> dict[str, int]:
+    """The rank of each column of numbers: AP and latency first, of FP16 where there are several;
+    in a table that prints neither what it prints; last what was measured and is not printed.
+    """
+    own = slots(found.table)
+    printed = {number.slot.column for number in found.numbers}
+    main = _main(own, printed)
     ranks = {}
     for place, slot in enumerate(own):
-        first = _MEASURED_NUMBER if slot.column in measured else _OTHER_NUMBER
-        ranks[slot.column] = main.get(slot, first + place)
+        if slot.column not in printed:
+            ranks[slot.column] = _UNPRINTED + place
+        elif slot.column in main:
+            ranks[slot.column] = main[slot.column]
+        elif not main:
+            ranks[slot.column] = 0 if slot.metric == "knob" else place
+        else:
+            ranks[slot.column] = place + (
+                _MEASURED_NUMBER if slot.column in measured else _OTHER_NUMBER
+            )
     return ranks
 
 
-def _main(own: Sequence[Slot], metric: str) -> Slot | None:
-    fitting = [slot for slot in own if slot.metric == metric and not slot.variant]
+def _main(own: Sequence[Slot], printed: set[str]) -> dict[str, int]:
+    """The columns with the AP and the latency by which the table's models are compared, and their
+    ranks.
+    """
+    fitting = [slot for slot in own if slot.column in printed and not slot.variant]
     usual = [
         slot
         for slot in fitting
-        if slot.precision in ("", "fp16") and slot.buffer_ms in (None, 200.0)
+        if slot.precision in ("", "fp16") and slot.buffer_ms in (None, PAPER_WAIT_MS)
     ]
-    return next(iter(usual or fitting), None)
+    aps = [slot.column for slot in usual if slot.metric == "ap"]
+    main = {column: place for place, column in enumerate(aps)}  # Table 11 has an AP per size
+    return main | {slot.column: _MS for slot in usual if slot.metric == "ms"}
 
 
-def _of_slot(slot: Slot, rank: int, measured: bool, wide: bool) -> list[Column]:
-    """Published, measured, interval and difference of one column of numbers."""
+def _of_slot(slot: Slot, rank: int, there: tuple[bool, bool], wide: bool) -> list[Column]:
+    """Published, measured, interval and difference of one column of numbers; ``there``: whether any
+    number of it is printed, and whether any was measured.
+    """
+    printed, measured = there
     group = slot_label(slot)
-    columns = [Column(f"published_{slot.column}", "paper", group, rank=rank)]
+    columns = [Column(f"published_{slot.column}", "paper", group, rank=rank)] if printed else []
     if slot.metric in ("reported", "fit", "knob") and not measured:
         return columns
-    if measured or wide or rank <= _MS:
+    if measured or (
+        printed and (wide or (slot.metric in ("ap", "ms") and rank < _MEASURED_NUMBER))
+    ):
         columns.append(Column(f"measured_{slot.column}", "here", group, rank=rank))
     if measured:
         timed = slot.metric == "ms"
@@ -328,7 +352,7 @@ _WORDS = {
 
 def verdict_lines(found: Answer) -> list[str]:
     """Whether the table holds, by counts: over all printed numbers, and per column."""
-    number = found.table.removeprefix("v2_")
+    number = title(found.table).partition(".")[0].partition(" (")[0].removeprefix("Table ")
     counts = found.counts
     total = len(found.numbers)
     if not total:

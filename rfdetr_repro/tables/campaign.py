@@ -254,11 +254,14 @@ def _subject(record: Record) -> tuple[object, ...]:
 def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) -> Table:
     keys = {"ap": "AP", "ap50": "AP50", "mask_ap": "mask AP"}
     columns = [Column("arch", "architecture", right=False), Column("split", "split", right=False)]
+    ranks = {"ap": 0, "ap50": 3, "mask_ap": 2}
     for group in ("searched", "fine-tuned", "change"):
-        columns += [Column(f"{group}_{key}", label, group) for key, label in keys.items()]
-    columns[-2:-2] = [Column("change_ci", "95% CI of AP", "change")]
-    columns[-1:] = [columns[-1], Column("change_mask_ci", "95% CI of mask AP", "change")]
-    columns.append(Column("files", "files", right=False))
+        columns += [
+            Column(f"{group}_{key}", label, group, rank=ranks[key]) for key, label in keys.items()
+        ]
+    columns[-2:-2] = [Column("change_ci", "95% CI of AP", "change", rank=1)]
+    columns[-1:] = [columns[-1], Column("change_mask_ci", "95% CI of mask AP", "change", rank=4)]
+    columns.append(Column("files", "files", right=False, rank=5))
     table = Table(
         "fine-tuning", _title("What fine-tuning adds", pairs[0][1], name, engine), columns
     )

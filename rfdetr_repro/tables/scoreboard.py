@@ -178,7 +178,7 @@ def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
     """The number of cells per table and state, with totals."""
     columns = [
         Column("table", "Table"),
-        Column("title", "Title", right=False),
+        Column("title", "Title", right=False, wraps=True),
         Column("cells", "cells"),
     ]
     columns += [Column(state, state, rank=_RANKS.get(state, 0)) for state in STATES]
@@ -240,10 +240,10 @@ def _open_table(states: Sequence[CellState]) -> Table:
     columns = [
         Column("cells", "cells"),
         Column("state", "state", right=False),
-        Column("why", "why not yet", right=False, rank=2),
-        Column("tables", "tables", right=False, rank=1),
-        Column("command", "command", right=False),
-        Column("names", "names", right=False, rank=3),
+        Column("why", "why not yet", right=False, rank=2, wraps=True),
+        Column("tables", "tables", right=False, rank=1, wraps=True),
+        Column("command", "command", right=False, wraps=True),
+        Column("names", "names", right=False, rank=3, wraps=True),
     ]
     table = Table("scoreboard-open", "What would measure the rest", columns)
     for (state, why, how), own in sorted(

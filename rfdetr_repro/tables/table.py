@@ -53,6 +53,7 @@ class Column:
     # in a terminal that is too narrow the columns of the highest rank are left out first; rank 0
     # always stays
     rank: int = 0
+    wraps: bool = False  # long texts are wrapped before columns are left out
 
 
 @dataclass

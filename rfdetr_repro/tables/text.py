@@ -224,12 +224,16 @@ def _total(widths: Sequence[int], spans: Sequence[tuple[str, Sequence[int]]]) ->
     return sum(widths) + sum(2 * (len(span) - 1) for _, span in spans) + 3 * (len(spans) - 1)
 
 
-def _narrowed(table: Table, columns: Sequence[Column], longest: int) -> int:
-    """Width of the table with wrapped labels, and with its columns of words wrapped to ``longest``
-    characters.
+def _narrowed(table: Table, columns: Sequence[Column], last: bool) -> int:
+    """Width of the table with wrapped labels and long texts; ``last``: with every column of words
+    as narrow as can be.
     """
     widths = [
-        width if column.right else min(width, longest)
+        min(width, NARROWEST_COLUMN)
+        if last and not column.right
+        else min(width, READABLE_COLUMN)
+        if column.wraps
+        else width
         for width, column in zip(_natural(table, columns, whole_labels=False), columns, strict=True)
     ]
     return _total(widths, group_spans(columns))
@@ -242,11 +246,12 @@ def _fitting(table: Table, width: int | None) -> tuple[list[Column], list[Column
     """
     kept = list(table.columns)
     dropped: list[Column] = []
-    while width is not None and len(kept) > 1 and _narrowed(table, kept, READABLE_COLUMN) > width:
+    while width is not None and len(kept) > 1 and _narrowed(table, kept, last=False) > width:
         last = max(column.rank for column in kept)
-        if not last and _narrowed(table, kept, NARROWEST_COLUMN) <= width:
+        if not last and _narrowed(table, kept, last=True) <= width:
             break
-        gone = [column for column in kept if column.rank == last] if last else kept[-1:]
+        numbers = [column for column in kept[1:] if column.right] or kept[1:]
+        gone = [column for column in kept if column.rank == last] if last else numbers[-1:]
         dropped += gone
         kept = [column for column in kept if column not in gone]
     return kept, dropped

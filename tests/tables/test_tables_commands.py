@@ -91,7 +91,7 @@ def check(words: list[str]) -> None:
     elif program == "bench.costs":
         assert args.models == "paper"
     elif program == "finetune":
-        assert args.out != args.run
+        assert args.out.name == "TUNED" and "--run RUN" in " ".join(words)
         if args.arch != "ARCH":
             Arch.parse(args.arch)
     elif program == "export":
