@@ -251,3 +251,90 @@ def test_waits_are_told_apart() -> None:
     record = protocol_record(Arch(128, 16, 1, 2, 25))
     short = replace(record, protocol=Protocol(buffer_ms=50.0))
     assert len(frontiers([record, short])) == 2
+
+
+def of_another_supernet(record: Record, number: int) -> Record:
+    """The same architecture with the weights of another supernet: another file."""
+    sha = "d" * 63 + str(number)
+    parts = {
+        name: replace(getattr(record, name), artifact_sha256=sha)
+        for name in ("accuracy", "mask_accuracy", "latency")
+        if getattr(record, name) is not None
+    }
+    return replace(
+        record,
+        model=replace(record.model, checkpoint_sha256="e" * 64),
+        artifact=replace(record.artifact, sha256=sha),
+        **parts,
+    )
+
+
+def fronts(records: list[Record]) -> list[tuple[str, str, str]]:
+    """(title, section, architecture) of every row on a front."""
+    return [
+        (table.title, section, row["arch"].text)
+        for table in frontier_tables(records)
+        for row, section in zip(table.rows, table.sections, strict=True)
+        if row["front"].text == "yes"
+    ]
+
+
+def test_no_front_holds_two_checkpoints() -> None:
+    """The better supernet does not push the other's models off their front."""
+    archs = [Arch(128, 16, 1, 2, queries) for queries in (10, 25)]
+    own = [protocol_record(arch) for arch in archs]
+    better = [of_another_supernet(record, number) for number, record in enumerate(own)]
+    better = [
+        replace(one, latency=replace(one.latency, median_ms=one.latency.median_ms / 2))
+        for one in better
+    ]
+    alone = {(arch, "") for _, _, arch in fronts(own)}
+    found = fronts([*own, *better])
+    titles = {title for title, _, _ in found}
+    assert len(titles) == 2 and all("checkpoint" in title for title in titles)
+    for title in titles:
+        assert {(arch, "") for other, _, arch in found if other == title} == alone
+
+
+def test_a_supernet_that_is_not_known_stands_alone() -> None:
+    known = protocol_record(Arch(128, 16, 1, 2, 25))
+    unknown = of_another_supernet(protocol_record(Arch(128, 16, 1, 2, 10)), 1)
+    unknown = replace(unknown, model=replace(unknown.model, checkpoint_sha256=None))
+    assert len(frontier_tables([known, unknown])) == 2
+
+
+def test_other_peoples_models_have_a_front_of_their_own() -> None:
+    """A faster and better detector takes nothing off the supernet's front; both have a heading."""
+    own = protocol_record(Arch(128, 16, 1, 2, 25))
+    foreign = of_another_supernet(protocol_record(Arch(128, 16, 1, 2, 10)), 2)
+    foreign = replace(
+        foreign,
+        model=ModelId("yolov8", "YOLOv8 n"),
+        accuracy=replace(foreign.accuracy, ap=0.99),
+        latency=replace(foreign.latency, median_ms=0.1, ci_low_ms=None, ci_high_ms=None),
+    )
+    found = fronts([own, foreign])
+    assert {arch for _, _, arch in found} == {own.model.arch.key, "YOLOv8 n"}
+    sections = {section for _, section, _ in found}
+    assert sections == {f"of the supernet {own.model.checkpoint_sha256[:8]}", "other models"}
+
+
+def test_two_data_sets_of_one_name_are_two_tables() -> None:
+    one = protocol_record(Arch(128, 16, 1, 2, 25))
+    two = protocol_record(Arch(128, 16, 1, 2, 10))
+    two = replace(two, data=replace(two.data, sha256="c" * 64))
+    tables = frontier_tables([one, two])
+    assert len(tables) == 2 and all("annotations" in table.title for table in tables)
+    assert len(frontiers([one, two])) == 2
+    with pytest.raises(InputError, match="one front cannot mix"):
+        frontier([one, two])
+    # the same file on both
+    again = replace(one, data=two.data)
+    assert len(confirmed_points([one, again])) == 2
+
+
+def test_devices_and_backends_are_told_apart() -> None:
+    one = protocol_record(Arch(128, 16, 1, 2, 25))
+    elsewhere = replace(one, machine=replace(one.machine, cpu="another processor"))
+    other = replace(one, artifact=replace(one.artifact, runtime="openvino"))
+    assert len(frontier_tables([one, elsewhere, other])) == 3
