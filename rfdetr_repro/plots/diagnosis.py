@@ -5,7 +5,7 @@ plain arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,28 +68,36 @@ class ErrorPicture:
     right: NDArray[np.bool_]
 
 
-def write_charts(
-    diagnosis: Mapping[str, Any], kind: str, where: str, folder: str | Path
-) -> list[Path]:
-    """Writes the three charts of ``diagnosis`` (the JSON of boxes or masks) as PNG and SVG.
-
-    ``kind``: "boxes" or "masks", which the file names begin with; ``where``: the model and the
-    split, for the titles. Without a threshold there is no confusion matrix.
+def charts(
+    diagnosis: Mapping[str, Any], title: str
+) -> list[tuple[str, Callable[[FigureBase], None], float]]:
+    """The charts of ``diagnosis`` (the JSON of boxes or masks): name, drawing function and height
+    in inches. Without a threshold there is no confusion matrix.
     """
-    charts: list[tuple[str, Any, float]] = [
+    found: list[tuple[str, Any, float]] = [
         ("pr", draw_precision_recall, CURVES_HEIGHT_IN),
         ("scores", draw_score_curves, CURVES_HEIGHT_IN),
     ]
     if diagnosis["confusion"] is not None:
         names = _gathered(diagnosis["confusion"])[0]
-        charts.append(("confusion", draw_confusion, confusion_height_in(names)))
+        found.append(("confusion", draw_confusion, confusion_height_in(names)))
     return [
-        save(
-            partial(draw, diagnosis=diagnosis, title=f"{kind}, {where}"),
-            Path(folder) / f"{kind}-{name}{suffix}",
-            height,
-        )
-        for name, draw, height in charts
+        (name, partial(draw, diagnosis=diagnosis, title=title), height)
+        for name, draw, height in found
+    ]
+
+
+def write_charts(
+    diagnosis: Mapping[str, Any], kind: str, where: str, folder: str | Path
+) -> list[Path]:
+    """Writes :func:`charts` as PNG and SVG.
+
+    ``kind``: "boxes" or "masks", which the file names begin with; ``where``: the model and the
+    split, for the titles.
+    """
+    return [
+        save(draw, Path(folder) / f"{kind}-{name}{suffix}", height)
+        for name, draw, height in charts(diagnosis, f"{kind}, {where}")
         for suffix in (".png", ".svg")
     ]
 

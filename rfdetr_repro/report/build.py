@@ -34,7 +34,7 @@ def build_report(
     """
     target = _pdf(out_pdf if out_pdf is not None else Path(run_dir) / "report.pdf")
     run = read_run(run_dir, records)
-    if not (run.records or run.summary or run.log or run.pictures):
+    if not (run.records or run.summary or run.log or run.pictures or run.evaluation):
         raise InputError(
             "there is nothing to report on: no Records, no summary, no training log and no "
             "predictions",

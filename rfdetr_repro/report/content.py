@@ -11,11 +11,24 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from rfdetr_repro.plots.diagnosis import charts
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_file
+from rfdetr_repro.tables.diagnosis import UNKNOWN_NOTE, class_table, size_table
 from rfdetr_repro.tables.format import Cell, Column, Table
 
-from .blocks import Bullets, Document, Facts, Grid, Heading, Paragraph, Picture, Section, Title
+from .blocks import (
+    Bullets,
+    Document,
+    Drawing,
+    Facts,
+    Grid,
+    Heading,
+    Paragraph,
+    Picture,
+    Section,
+    Title,
+)
 from .findings import (
     accuracy_and_latency,
     after_search,
@@ -26,10 +39,15 @@ from .findings import (
     search_space,
     training,
 )
-from .run import Run
+from .run import EVALUATION, Run
 from .statements import about, footer, headline, name_of, scored
 
 MAX_PICTURES = 6
+CHARTS = {  # of an evaluation, in words
+    "pr": "precision against recall",
+    "scores": "precision, recall and F1 against the score",
+    "confusion": "confusion matrix",
+}
 
 
 def report(run: Run) -> Document:
@@ -52,6 +70,7 @@ def report(run: Run) -> Document:
         search_space,
         _search_cost,
         _predictions,
+        _evaluation,
         paper,
         _environment,
     ):
@@ -254,6 +273,43 @@ def _predictions(run: Run) -> Section:
         )
     if not run.pictures:
         section.absent.append("Example predictions")
+    return section
+
+
+def _evaluation(run: Run) -> Section:
+    """AP and errors of the chosen model by class and size, with the charts of the evaluation."""
+    section = Section(Heading("What the chosen model does well and badly", new_page=True))
+    found = run.evaluation
+    if not found:
+        if any(record.source == "search" for record in run.records):
+            section.absent.append(
+                "An evaluation by class: rfdetr-repro evaluate --model FILE --data DIR --out "
+                "RUN/evaluation"
+            )
+        return section
+    where = f"{found['model']} on {found['data']} {found['split']}"
+    section.blocks.append(
+        Paragraph(
+            f"Model {found['model']}, file {found['artifact'][:12]}, on the {found['num_images']} "
+            f"images of {found['split']}."
+        )
+    )
+    for kind, diagnosis in found["diagnosis"].items():
+        section.blocks += [
+            Grid(limited(class_table(diagnosis, kind), run)),
+            Paragraph(diagnosis["threshold"]["says"]),
+            Grid(size_table(diagnosis, kind)),
+            *(
+                Drawing(draw, height, f"{CHARTS[name]}: {kind}, {where}")
+                for name, draw, height in charts(diagnosis, f"{kind}, {where}")
+            ),
+        ]
+        worst = run.folder / EVALUATION.parent / f"{kind}-worst.png"
+        if worst.exists():
+            section.blocks.append(
+                Picture(worst, f"The images of {found['split']} with the most errors, {kind}.")
+            )
+    section.blocks.append(Paragraph(UNKNOWN_NOTE, quiet=True))
     return section
 
 

@@ -16,6 +16,7 @@ from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json
 
+EVALUATION = Path("evaluation", "metrics.json")
 HINT = "write it again by running the campaign"
 
 
@@ -29,6 +30,8 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[tuple[Path, str]] = field(default_factory=list)
+    # ``evaluation/metrics.json``: what the chosen model does well and badly; or empty
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def points(self) -> list[Confirmed]:
@@ -69,12 +72,34 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
         _check_summary(run.summary, folder / "summary.json")
     if (folder / "train_log.jsonl").exists():
         run.log = read_log(folder / "train_log.jsonl")
+    if (folder / EVALUATION).exists():
+        run.evaluation = _evaluation(folder / EVALUATION)
     captions = _captions(folder / "predictions.json")
     run.pictures = [
         (path, captions.get(path.name, ""))
         for path in sorted((folder / "predictions").glob("*.png"))
     ]
     return run
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    """The content of an evaluation's ``metrics.json``; anything else is an :class:`InputError`."""
+    content = read_json(path)
+    texts = ("model", "artifact", "data", "split")
+    parts = ("threshold", "mean", "classes", "sizes", "pr_curves", "score_curves", "confusion")
+    whole = (
+        isinstance(content, dict)
+        and all(isinstance(content.get(name), str) for name in texts)
+        and isinstance(content.get("num_images"), int)
+        and isinstance(content.get("diagnosis"), dict)
+        and all(
+            isinstance(found, dict) and all(name in found for name in parts)
+            for found in content["diagnosis"].values()
+        )
+    )
+    if not whole:
+        raise InputError("not the metrics of an evaluation", path, "evaluate the model again")
+    return content
 
 
 def _check_summary(summary: dict[str, Any], path: Path) -> None:

@@ -25,7 +25,7 @@ from rfdetr_repro.plots.detections import Annotations
 from rfdetr_repro.plots.diagnosis import ErrorPicture, write_charts, write_worst
 from rfdetr_repro.runtime.session import Session
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import writable_folder, write_atomic
+from rfdetr_repro.spec.files import read_json, writable_folder, write_atomic
 
 METRICS = "metrics.json"
 KINDS = {"boxes": "bbox", "masks": "segm"}
@@ -124,6 +124,29 @@ def evaluation_of(session: Session, split: CocoSplit, asked: Asked = Asked()) ->
         "diagnosis": {name: found.as_json() for name, found in diagnoses.items()},
     }
     return Evaluation(metrics, split, diagnoses)
+
+
+def evaluate_chosen(
+    session: Session, splits: Mapping[str, CocoSplit], folder: str | Path
+) -> Evaluation | None:
+    """Evaluates the model that a campaign ends with, on test where there is a test split, else on
+    val, and writes ``folder``; None if the folder holds this evaluation already.
+
+    The threshold is chosen on val, so that test stays unseen, unless only test has usable masks.
+    """
+    split = splits.get("test", splits["val"])
+    known = Path(folder) / METRICS
+    if known.exists():
+        found = read_json(known)
+        same = {"artifact": session.artifact_id.sha256, "data_sha256": split.sha256}
+        if isinstance(found, dict) and same.items() <= found.items():
+            return None
+    chooser = splits["val"]
+    masks = len(session.manifest.outputs) == 4 and not split.why_no_mask_ap()
+    unusable = chooser is split or (masks and bool(chooser.why_no_mask_ap()))
+    evaluation = evaluation_of(session, split, Asked(None if unusable else chooser))
+    evaluation.write(folder)
+    return evaluation
 
 
 def _thresholds(session: Session, asked: Asked, kinds: Mapping[str, str]) -> dict[str, Threshold]:

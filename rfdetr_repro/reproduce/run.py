@@ -24,7 +24,7 @@ from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.records.pareto import confirmed_points
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.campaign import Campaign
@@ -161,6 +161,11 @@ class Reproduction:
         self.stages.run(
             "predictions", "drawing example predictions", lambda: self.predictions(search, splits)
         )
+        self.stages.run(
+            "evaluation",
+            "evaluating the chosen model by class",
+            lambda: self.evaluation(search, splits),
+        )
         write_summary(self, splits, started_at=started_at, search=search, fit=fit, costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
 
@@ -204,7 +209,10 @@ class Reproduction:
         from rfdetr_repro.report.build import build_report
 
         path = self.folder / "report.pdf"
-        shown = {"records_sha256": sha256_file(self.store.path)}
+        shown = {
+            "records_sha256": sha256_file(self.store.path),
+            "evaluation_sha256": sha256_file(self.folder / "evaluation" / "metrics.json"),
+        }
         if not path.exists() or self.stages.rows.get("report.result") != shown:
             build_report(self.folder)
             self.stages.note("report.result", shown)
@@ -423,6 +431,49 @@ class Reproduction:
         exported = search.deployed.export(best.model.arch)
         paths = draw_examples(exported, splits, self.folder / "predictions")
         return paths, f"{len(paths)} pictures with {best.model.arch.key}"
+
+    def evaluation(self, search: Any, splits: dict[str, Any]) -> tuple[None, str]:
+        """Evaluates the file that the run ends with by class and size, in the folder
+        ``evaluation``.
+        """
+        from rfdetr_repro.export.artifact import load_artifact
+        from rfdetr_repro.runtime.backends import open_session
+        from rfdetr_repro.search.pick import file_of
+
+        from .evaluation import evaluate_chosen
+
+        chosen = self.chosen()
+        asked = self.campaign
+        artifact = load_artifact(file_of(self.folder, chosen))
+        threads = asked.decision.threads
+        session = open_session(
+            artifact, asked.backend, threads=threads, cuda_graph=asked.cuda_graph
+        )
+        evaluate_chosen(session, splits, self.folder / "evaluation")
+        split = "test" if "test" in splits else "val"
+        name = chosen.record.model.arch.key if chosen.record.model.arch else artifact.path.stem
+        variant = f" {chosen.record.model.variant}" if chosen.record.model.variant else ""
+        return None, f"{name}{variant} on {split}, threshold chosen on val"
+
+    def chosen(self) -> MeasuredRecord:
+        """The file that the run ends with: the best within the budget; without a budget, or where
+        every file is slower, the most accurate. Fine-tuned files are considered.
+        """
+        from rfdetr_repro.search.budget import LONGEST_MS, Budget
+        from rfdetr_repro.search.pick import best_within, considered
+
+        records = self.store.read()
+        asked = self.campaign
+        if self.budget is not None:
+            try:
+                return best_within(considered(records, self.budget), self.budget)
+            except StatedFailure as error:
+                log.info(f"{error}; the most accurate model is evaluated")
+        unlimited = Budget(LONGEST_MS / 2, "median", asked.latency_mode, asked.metric)
+        measured = considered(records, unlimited)
+        if not measured:
+            raise StatedFailure("no measured file has an AP on val, so none can be evaluated")
+        return best_within(measured, unlimited)
 
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""

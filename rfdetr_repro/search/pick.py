@@ -91,7 +91,7 @@ def pick(run: str | Path, budget: Budget) -> Pick:
             "give a run of one backend, machine and data set",
         )
     chosen = best_within(measured, budget)
-    artifact = _copied(_file_of(run, chosen), run / budget.name)
+    artifact = _copied(file_of(run, chosen), run / budget.name)
     write_atomic(run / LABELS, "".join(f"{name}\n" for name in artifact.manifest.class_names))
     return Pick(budget, chosen, artifact, _proved(chosen, budget))
 
@@ -145,8 +145,10 @@ def _name_of(record: Record) -> str:
     return (record.model.arch.key if record.model.arch else record.model.name) + tail
 
 
-def _file_of(run: Path, measured: MeasuredRecord) -> Path:
-    """The file in the run whose manifest states the Record's SHA-256."""
+def file_of(run: Path, measured: MeasuredRecord) -> Path:
+    """The file in the run whose manifest states the Record's SHA-256. Raises :class:`InputError` if
+    it is not there.
+    """
     for manifest in sorted(run.rglob("artifacts/**/*.json")):
         try:
             fields = read_json(manifest)

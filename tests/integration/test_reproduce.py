@@ -171,6 +171,29 @@ def test_the_report_and_the_summary_are_whole(finished: Reproduction) -> None:
     assert len(list((finished.folder / "predictions").glob("*.png"))) == 2
 
 
+def test_the_chosen_model_is_evaluated_on_test_with_a_threshold_of_val(
+    finished: Reproduction,
+) -> None:
+    found = json.loads((finished.folder / "evaluation" / "metrics.json").read_text())
+    chosen = finished.chosen().record
+    best = max(
+        record.accuracy.ap
+        for record in finished.store.read()
+        if record.source == "protocol"
+        and record.data.split == "val"
+        and record.protocol.mode == "buffered"
+    )
+    assert chosen.accuracy.ap == best and found["artifact"] == chosen.artifact.sha256
+    assert (found["split"], found["num_images"]) == ("test", 3)
+    for kind in ("boxes", "masks"):
+        threshold = found["diagnosis"][kind]["threshold"]
+        assert (threshold["chosen_on"], threshold["evaluated_on"]) == ("val", "test")
+        assert (finished.folder / "evaluation" / f"{kind}-pr.svg").exists()
+    page = (finished.folder / "report.html").read_text()
+    assert "What the chosen model does well and badly" in page
+    assert "threshold chosen on val" in finished.stages.rows["evaluation"]["detail"]
+
+
 def test_running_again_computes_nothing(
     finished: Reproduction, tiny_campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:

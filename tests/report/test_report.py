@@ -86,7 +86,9 @@ def test_the_report_holds_what_the_run_says(run):
     assert (
         "Table 2. COCO detection" in text
         and "not measurable here" in text
-        and text.endswith("family --run RUN --data DIR.']")  # the end of what is not in this run
+        and text.endswith(
+            "--data DIR --out RUN/evaluation.']"
+        )  # the end of what is not in this run
     )
     assert "State of the 1,523 published cells" in text
     assert all(point.sha256 in text for point in confirmed_points(run_records()))
