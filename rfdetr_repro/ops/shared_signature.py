@@ -59,7 +59,8 @@ def _numbers(
         )
         if isinstance(starts, Tensor) and starts.device == shapes.device:
             flat = torch.cat([shapes.flatten(), starts.flatten()]).tolist()
-            shapes, starts = _rows(flat[: shapes.numel()]), flat[shapes.numel() :]
+            count = shapes.numel()
+            shapes, starts = _rows(flat[:count]), flat[count:]
         else:
             shapes = shapes.tolist()
     if isinstance(starts, Tensor):

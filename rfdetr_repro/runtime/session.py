@@ -45,7 +45,9 @@ class Detections(NamedTuple):
 
     def of_image(self, index: int) -> Detections:
         """The detections of one image, with a batch axis of 1."""
-        return Detections(*(None if part is None else part[index : index + 1] for part in self))
+        row = slice(index, index + 1)
+        masks = None if self.masks is None else self.masks[row]
+        return Detections(self.scores[row], self.labels[row], self.boxes_xyxy[row], masks)
 
     @classmethod
     def of(cls, values: Sequence[Array]) -> Detections:

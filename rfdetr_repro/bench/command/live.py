@@ -26,7 +26,7 @@ PLAIN_S = 30.0  # seconds between two looks in a file or a pipe
 LEAST_NAME = 8  # characters of a model's name that stay, however narrow the terminal is
 
 
-class _Line(tqdm):  # type: ignore[type-arg]
+class _Line(tqdm):  # type: ignore[misc]
     """A line of tqdm without a thread that refreshes it: a measurement is not interrupted."""
 
     monitor_interval: ClassVar[int] = 0
