@@ -47,7 +47,7 @@ _MEANINGS = {
     "mask_bce": "bce and dice (masks)",
     "dense": "dense (auxiliary)",
 }
-_HEADS = {"mask_bce": "bce", "mask_dice": "dice"}
+HEADS = {"mask_bce": "bce", "mask_dice": "dice"}
 _BOLD = "\x1b[1m"
 _GREEN = "\x1b[32m"
 _PLAIN = "\x1b[0m"
@@ -178,7 +178,7 @@ class TrainingDisplay(TrainingCallback):
             "step": str(step.step).rjust(len(str(step.steps))),
             "of": str(step.steps),
             "epoch": f"{step.epoch:.1f}".rjust(len(f"{step.epoch * step.steps / step.step:.1f}")),
-            **{_HEADS.get(name, name): number(value) for name, value in losses.items()},
+            **{HEADS.get(name, name): number(value) for name, value in losses.items()},
             "lr": f"{step.lr:.1e}".replace("e-0", "e-"),
             "img/s": number(self._window.images / max(self._window.seconds, 1e-9)),
             "mem": f"{step.memory_bytes / _GIB:.1f}G",
