@@ -37,8 +37,10 @@ from rfdetr_repro.spec.files import (
 )
 from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.sizing import Sizing
+from rfdetr_repro.spec.stage import working_on
 
 from .follow import sized, sizing_of
+from .outlook import later_seconds, planned_seconds, stage_names, stage_of
 from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
@@ -72,6 +74,18 @@ class Stages:
 
     path: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()  # of the flow's stages, in their order
+    finetune_steps: int = 0
+
+    def of(self, campaign: Campaign) -> Stages:
+        """The same stages, which know their place in the campaign."""
+        self.names = stage_names(campaign)
+        self.finetune_steps = campaign.finetune_steps
+        return self
+
+    def later_s(self) -> dict[str, float]:
+        """Stage after the training -> estimated seconds; empty until they are estimated."""
+        return self.rows.get("outlook.result", {})
 
     def __post_init__(self) -> None:
         if self.path.exists():
@@ -82,9 +96,12 @@ class Stages:
         first completion.
         """
         again = name in self.rows
-        log.info(f"[{name}] {title}" + (" (done before; reading)" if again else ""))
+        stage = stage_of(name, title, self.names, self.later_s(), self.finetune_steps)
+        place = "" if stage is None else f"stage {stage.number} of {stage.of} "
+        log.info(f"{place}[{name}] {title}" + (" (done before; reading)" if again else ""))
         started = time.perf_counter()
-        result, detail = work()
+        with working_on(stage):
+            result, detail = work()
         if not again:
             self.note(
                 name,
@@ -138,13 +155,17 @@ class Reproduction:
         """
         with self.store.exclusive():
             remove_unfinished(self.folder)
-            self.stages = Stages(self.stages.path)  # as the previous run left it
+            # as the previous run left it
+            self.stages = Stages(self.stages.path).of(self.campaign)
             return self._run()
 
     def _run(self) -> Path:
         started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
         splits = self.stages.run("data", "composing or reading the data set", self.data)
         sizing = self.follow_data(splits)
+        self.stages.of(self.campaign)
+        if "train" not in self.stages.rows:
+            self.stages.keep("outlook", lambda: self.later_seconds(splits))
         weights = self.weights()
         self.stages.run(
             "train",
@@ -272,6 +293,13 @@ class Reproduction:
             self.campaign = planned.apply(self.campaign)
             log.info("\n".join(planned.lines()))
         return sizing
+
+    def later_seconds(self, splits: Mapping[str, CocoSplit]) -> dict[str, float]:
+        """Stage after the training -> estimated seconds; of the schedule, if there is one."""
+        planned = self.stages.rows.get("schedule.result")
+        if planned is not None:
+            return planned_seconds(planned)
+        return later_seconds(self.campaign, splits)
 
     def weights(self) -> Path | None:
         """The weights that the supernet's training starts from: the campaign's file, or the result

@@ -105,6 +105,7 @@ def train(
         held_out={name: split for name, split in splits.items() if name != "train"},
         initial=start.initial,
         device=device,
+        pictures=True,
     )
     trained = run.train(request)
     return (

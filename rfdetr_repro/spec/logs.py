@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from .stage import current
+
 LOGGER = logging.getLogger("rfdetr_repro")
 
 
@@ -113,4 +115,6 @@ def progress_bar(items: Iterable[Any], title: str | None = None, unit: str = "it
     from tqdm import tqdm
 
     off = True if is_quiet() else None  # None: off without a terminal
+    if (stage := current()) is not None:
+        title = f"{stage.short} {title}" if title else stage.short
     return tqdm(items, desc=title, unit=unit, dynamic_ncols=True, disable=off)

@@ -90,9 +90,7 @@ class TrainingDisplay(TrainingCallback):
         self._bar = tqdm(
             total=start.steps,
             initial=start.step,
-            desc="training"
-            if self._stage is None
-            else f"stage {self._stage.number}/{self._stage.of}",
+            desc="training" if self._stage is None else f"{self._stage.short} training",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}",
             dynamic_ncols=True,
             mininterval=1.0,
@@ -138,7 +136,11 @@ class TrainingDisplay(TrainingCallback):
             f"{epochs:.1f} epochs of {start.images} images"
         ]
         if self._stage is not None:
-            told.insert(0, str(self._stage))
+            told = [
+                str(self._stage),
+                *told,
+                "left: time of this stage; all: of all stages, at most",
+            ]
         if start.step:
             told.append(f"continuing after step {start.step} of {start.steps}")
         every = start.settings.get("evaluate_every", 0)
@@ -186,8 +188,7 @@ class TrainingDisplay(TrainingCallback):
         }
         if self._stage is None:
             return cells
-        rest = self._stage.rest_s
-        everything = None if rest is None or left is None else left + rest
+        everything = self._stage.all_left_s(left, self._speed.per_step)
         return {
             "stage": f"{self._stage.number}/{self._stage.of}",
             **cells,
@@ -200,8 +201,9 @@ class TrainingDisplay(TrainingCallback):
     def _left_words(self, step: int, steps: int) -> str:
         left = self._left_s(step, steps)
         words = f"{duration(left)} left"
-        if self._stage is not None and self._stage.rest_s is not None and left is not None:
-            words += f", all stages {duration(left + self._stage.rest_s)}"
+        if self._stage is not None:
+            everything = self._stage.all_left_s(left, self._speed.per_step)
+            words += f", all stages {duration(everything)}"
         return words
 
     def _accuracies(self, evaluation: TrainingEvaluation, is_best: bool) -> list[str]:
@@ -283,13 +285,20 @@ class _Speed:
         self._evaluations += 1
         self._evaluation_s += seconds
 
+    @property
+    def per_step(self) -> float | None:
+        """Seconds of a step; None before the first step."""
+        if not self._steps:
+            return None
+        return self._seconds / (self._steps - 1) if self._steps > 1 else self._first
+
     def left(self, steps: int, evaluations: int) -> float | None:
         """Seconds for so many steps and evaluations; None before the first step. An evaluation
         counts from the first one on.
         """
-        if not self._steps:
+        per_step = self.per_step
+        if per_step is None:
             return None
-        per_step = self._seconds / (self._steps - 1) if self._steps > 1 else self._first
         per_evaluation = self._evaluation_s / self._evaluations if self._evaluations else 0.0
         return steps * per_step + evaluations * per_evaluation
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_repro.spec.arguments import MOST_PROCESSES
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import locked, sha256_file, writable_folder
-from rfdetr_repro.spec.stage import Stage
+from rfdetr_repro.spec.stage import current
 
 from .best import CHOOSING_SPLIT, Best
 from .callbacks import TrainingCallback
@@ -70,7 +70,6 @@ class TrainRequest:
     auto_batch: bool = False
     # own augmentation and sampler; with them one process trains, unless ``processes`` is given
     hooks: Hooks | None = None
-    stage: Stage | None = None  # where the training stands in a longer flow, for its lines
 
     def __post_init__(self) -> None:
         self.recipe.check()
@@ -160,7 +159,7 @@ def train(request: TrainRequest) -> Run:
         return _result(trainer)
     _check_evaluation(request)
     _check_hooks(request, trainer, count)
-    callbacks = [*_loggers(request), TrainingDisplay(request.stage), *request.callbacks]
+    callbacks = [*_loggers(request), TrainingDisplay(current()), *request.callbacks]
     writable_folder(trainer.folder)
     if trainer.ranks.rank == 0:
         log.info(f"precision: {trainer.precision}")

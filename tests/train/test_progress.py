@@ -114,6 +114,11 @@ def test_the_line_of_a_stage_counts_later_stages(
     *_, head, line = lines(capsys)
     found = row(line, head)
     assert (found["stage"], found["left"], found["all"]) == ("3/9", "3m20", "13m20")
+    later = TrainingDisplay(Stage(3, 9, "training", rest_s=60.0, rest_steps=100), Clock())
+    later.on_start(START)
+    later.on_step(step_of(1))  # fine-tuning will take 100 steps more
+    *_, head, line = lines(capsys)
+    assert row(line, head)["all"] == duration(399 * 0.5 + 60 + 100 * 0.5)
     unknown = TrainingDisplay(Stage(3, 9, "training the supernet"), Clock())
     unknown.on_start(START)
     unknown.on_step(step_of(1))

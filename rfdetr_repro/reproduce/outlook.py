@@ -1,0 +1,77 @@
+"""Which stages a campaign has, and how long those after the training will take, before they are
+measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rfdetr_repro.spec.campaign import Campaign
+from rfdetr_repro.spec.stage import Stage
+
+# seconds for example pictures, tables and report, which hardly depend on the campaign
+_END_S = 30.0
+
+
+def stage_names(campaign: Campaign) -> tuple[str, ...]:
+    """The stages of a campaign in their order."""
+    return (
+        "data",
+        *(("pretraining",) if campaign.pretraining is not None else ()),
+        "train",
+        "latency",
+        "search",
+        "confirm",
+        "model",
+        *(("family", "finetune") if campaign.finetune_steps else ()),
+        "predictions",
+        "report",
+    )
+
+
+def later_seconds(campaign: Campaign, splits: Mapping[str, Any]) -> dict[str, float]:
+    """Stage after the training -> estimated seconds, at most, from a few passes timed on this
+    machine.
+    """
+    from rfdetr_repro.ops.device import choose_device
+
+    from .plan import plan_search
+    from .training import recipe
+
+    train = splits["train"]
+    own = recipe(campaign, campaign.train, masks=campaign.preset.model.masks and train.has_masks)
+    model = replace(own.preset.model, num_classes=len(train.classes.names))
+    own = replace(own, preset=replace(own.preset, model=model))
+    found = plan_search(campaign, own, len(splits["val"]), choose_device())
+    return {
+        "latency": found.latency_s,
+        "search": found.passes_s + found.decisions_s,
+        "confirm": found.candidates_s,
+        "report": _END_S,
+    }
+
+
+def planned_seconds(schedule: Mapping[str, float]) -> dict[str, float]:
+    """The same from a stored :class:`.schedule.Schedule`, which knows all measuring as one."""
+    return {"confirm": schedule["measuring_s"]}
+
+
+def stage_of(
+    name: str,
+    title: str,
+    names: Sequence[str],
+    seconds: Mapping[str, float],
+    finetune_steps: int,
+) -> Stage | None:
+    """The stage called ``name`` among ``names``, with the estimate of :func:`later_seconds`; None
+    for a stage that is not one of the flow's own.
+    """
+    if name not in names:
+        return None
+    place = names.index(name)
+    later = names[place + 1 :]
+    rest_s = sum(seconds.get(one, 0.0) for one in later) if seconds else None
+    steps = finetune_steps if "finetune" in later else 0
+    return Stage(place + 1, len(names), title, rest_s, steps)
