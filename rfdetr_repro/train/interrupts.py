@@ -1,5 +1,5 @@
-"""SIGINT (Ctrl-C) and SIGTERM during a training run: raised where the training state is complete,
-and delayed elsewhere.
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) during a training run: raised where the
+training state is complete, and delayed elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from rfdetr_repro.spec.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:

@@ -58,7 +58,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert rows[0] == rows[1] and rows[0]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGHUP])
 def test_a_signal_saves_at_the_step_that_is_complete(
     split: CocoSplit, tmp_path: Path, number: int
 ) -> None:
