@@ -25,9 +25,6 @@ class Stage:
     rest_s: float | None = None
     rest_steps: int = 0
 
-    def __str__(self) -> str:
-        return f"stage {self.number} of {self.of}: {self.title}"
-
     @property
     def short(self) -> str:
         """For a progress bar, like "stage 3/9"."""

@@ -136,11 +136,7 @@ class TrainingDisplay(TrainingCallback):
             f"{epochs:.1f} epochs of {start.images} images"
         ]
         if self._stage is not None:
-            told = [
-                str(self._stage),
-                *told,
-                "left: time of this stage; all: of all stages, at most",
-            ]
+            told.append("left: time of this stage; all: of all stages, estimated")
         if start.step:
             told.append(f"continuing after step {start.step} of {start.steps}")
         every = start.settings.get("evaluate_every", 0)

@@ -208,7 +208,7 @@ def from_upstream(
         ours |= {"evaluate_every": per_epoch, "patience": NEVER_STOPS}
     ours |= _rates_and_sizes(given, per_epoch, epochs)
     ours |= _stopping(given, per_epoch, evaluated)
-    options = {
+    options: dict[str, Any] = {
         name: given.pop(name)
         for name in ("tensorboard", "run_test", "resolution", "device", "project")
         if name in given

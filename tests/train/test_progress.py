@@ -109,7 +109,7 @@ def test_the_line_of_a_stage_counts_later_stages(
     monkeypatch.setenv("COLUMNS", "120")
     display = TrainingDisplay(Stage(3, 9, "training the supernet", rest_s=600.0), Clock())
     display.on_start(START)
-    assert lines(capsys)[0] == "stage 3 of 9: training the supernet"
+    assert "left: time of this stage; all: of all stages, estimated" in lines(capsys)
     display.on_step(step_of(1))
     *_, head, line = lines(capsys)
     found = row(line, head)
