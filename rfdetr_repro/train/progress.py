@@ -139,6 +139,8 @@ class TrainingDisplay(TrainingCallback):
             told.append("left: time of this stage; all: of all stages, estimated")
         if start.step:
             told.append(f"continuing after step {start.step} of {start.steps}")
+        if frozen := start.settings.get("freeze"):
+            told.append(f"frozen, so unchanged: {', '.join(frozen)}")
         every = start.settings.get("evaluate_every", 0)
         told.append(
             f"evaluation every {every} steps and at the end" if every else "evaluation at the end"

@@ -192,6 +192,12 @@ def test_the_best_evaluation_is_marked_and_survives_a_resume(
     assert lines(capsys) == ["best val AP 45.0 at step 300 (raw weights); complete after 400 steps"]
 
 
+def test_frozen_parts_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"evaluate_every": 0, "freeze": ("backbone", "projector")}
+    TrainingDisplay(clock=Clock()).on_start(replace(START, settings=settings))
+    assert "frozen, so unchanged: backbone, projector" in lines(capsys)
+
+
 def test_a_long_step_is_told_after_five_minutes(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     display = TrainingDisplay(clock=clock)
