@@ -88,6 +88,7 @@ def test_every_stage_of_the_flow_is_counted(
 
     monkeypatch.setattr(Stages, "run", run)
     monkeypatch.setattr(Stages, "keep", lambda self, name, compute: {"at": "now"})
+    monkeypatch.setattr(Reproduction, "follow_data", lambda self, splits: None)
     monkeypatch.setattr(Reproduction, "search", lambda self, splits: Anything())
     monkeypatch.setattr(Reproduction, "best", lambda self: Anything())
     monkeypatch.setattr("rfdetr_repro.reproduce.run.write_summary", lambda *rest, **named: None)
