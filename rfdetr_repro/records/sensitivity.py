@@ -20,7 +20,7 @@ import numpy as np
 from rfdetr_repro.spec.arch import KNOBS, Arch
 
 from .pareto import backend, images
-from .record import NEVER_TRAINED, Record, ScoredRecord, SearchedRecord, TimedRecord
+from .record import NEVER_TRAINED, Record
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -53,6 +53,20 @@ class Step:
     latency_percent: Change  # of the smaller value's latency
 
 
+class _Group:
+    """Records as a key: two groups of the very same Records, which never change, are equal."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = tuple(records)  # keeps them alive, so that no identity is used again
+        self.identities = tuple(map(id, records))
+
+    def __hash__(self) -> int:
+        return hash(self.identities)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Group) and self.identities == other.identities
+
+
 def searched(records: Iterable[Record]) -> list[Record]:
     """Records of a search over a trained space that have an architecture, a box AP and a
     latency.
@@ -62,9 +76,10 @@ def searched(records: Iterable[Record]) -> list[Record]:
         for record in records
         if record.source == "search"
         and record.model.variant != NEVER_TRAINED
-        and SearchedRecord.of(record) is not None
-        and TimedRecord.of(record) is not None
-        and ScoredRecord.of(record) is not None
+        and record.model.arch is not None
+        and record.latency is not None
+        and record.accuracy is not None
+        and record.accuracy.ap is not None
     ]
 
 
@@ -72,8 +87,13 @@ def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
     """Searched Records grouped by model file, images and origin of their latencies, the largest
     group first.
     """
+    return [list(group) for group in _searches(_Group(tuple(records)))]
+
+
+@functools.lru_cache(maxsize=4)  # every figure of a report, and its height, ask for them
+def _searches(key: _Group) -> list[list[Record]]:
     groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in searched(records):
+    for record in searched(key.records):
         data = record.data and record.data.sha256
         model = record.model
         key = (
@@ -87,20 +107,6 @@ def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
         )
         groups.setdefault(key, []).append(record)
     return sorted(groups.values(), key=len, reverse=True)
-
-
-class _Group:
-    """Records as a key: two groups of the very same Records, which never change, are equal."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = tuple(records)  # keeps them alive, so that no identity is used again
-        self.identities = tuple(map(id, records))
-
-    def __hash__(self) -> int:
-        return hash(self.identities)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Group) and self.identities == other.identities
 
 
 def sensitivity(group: Sequence[Record]) -> list[Step]:

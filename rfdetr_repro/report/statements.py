@@ -177,6 +177,11 @@ def _modes(own: Sequence[Record]) -> list[str]:
     if modes := sorted({protocol.rhythm for protocol in timed}):
         word = "this mode" if len(modes) == 1 else "these modes"
         sentences.append(f"Latency was measured in {word}: {', '.join(modes)}.")
+    machines = {record.machine for record in own if record.machine and record.latency}
+    if len(machines) > 1:
+        sentences.append(
+            f"The latencies come from {len(machines)} machines; no frontier mixes two of them."
+        )
     unusual = sum(record.protocol is not None and not record.protocol.usual for record in own)
     if unusual:
         one = unusual == 1

@@ -196,3 +196,20 @@ def test_later_settings_enter_the_id_only_where_they_are_set(change):
     changed = Protocol(**change)
     assert set(changed.settings()) - set(default) == set(change) - {"mode"}
     assert fixed_record(protocol=changed).id != fixed_record().id
+
+
+def test_parts_that_lines_have_in_common_are_made_once_and_never_confused():
+    """A part is recognised by its canonical text, in which 2, 2.0, true and "2" differ."""
+    line = protocol_record(ARCH).to_json()
+    first, second = Record.from_json(line), Record.from_json(line)
+    assert first == second and first.machine is second.machine and first.data is second.data
+    assert first.env == second.env and first.env is not second.env  # a dictionary can be changed
+    fields = json.loads(line)
+    fields.pop("digest")
+    for cores in (True, 2.0, "2", [2], None):
+        fields["machine"]["cores"] = cores
+        with pytest.raises(InputError, match="cores"):
+            Record.from_json(json.dumps(fields))
+    fields["machine"] |= {"cores": 2, "surprise": 1}
+    with pytest.raises(InputError, match=r"unknown fields \['surprise'\] of Record.machine"):
+        Record.from_json(json.dumps(fields))

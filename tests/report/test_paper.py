@@ -42,8 +42,18 @@ def pdf(folder):
 
 
 @pytest.fixture(scope="module")
+def texts(pdf):
+    """The text of each page."""
+    return [page.extract_text() for page in pdf.pages]
+
+
+@pytest.fixture(scope="module")
 def page(folder):
-    return html.unescape((folder / "paper.html").read_text(encoding="utf-8"))
+    """The words of the HTML page, without its programs, pictures and Records."""
+    text = (folder / "paper.html").read_text(encoding="utf-8")
+    text = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", text)
+    text = re.sub(r'src="data:[^"]*"', "", text)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
 def plain(text: str) -> str:
@@ -64,15 +74,15 @@ def test_every_table_and_figure_is_a_section_of_both_documents(pdf, page):
         assert name in page
 
 
-def test_the_contents_link_to_the_page_of_each_section(pdf):
+def test_the_contents_link_to_the_page_of_each_section(pdf, texts):
     destinations = {item.title: item for item in pdf.outline if not isinstance(item, list)}
     links = [link for page in pdf.pages[:2] for link in page.get("/Annots") or []]
     assert len(links) >= 2 * len(destinations)  # a name and a number each
-    first = plain("".join(page.extract_text() for page in pdf.pages[:2]))
+    first = plain("".join(texts[:2]))
     for title, item in destinations.items():
         number = pdf.get_destination_page_number(item) + 1
         assert plain(title)[:40] in first
-        assert plain(title)[:30] in plain(pdf.pages[number - 1].extract_text())
+        assert plain(title)[:30] in plain(texts[number - 1])
 
 
 @pytest.mark.parametrize("name", ["claims", *OTHERS, *SETTINGS])
@@ -82,16 +92,16 @@ def test_every_cell_of_the_other_files_is_on_the_page(name, page):
     assert rows
     for row in rows:
         for column, text in row.items():
-            assert column == "version" or " ".join(text.split()) in " ".join(page.split())
+            assert column in ("version", "source") or " ".join(text.split()) in page
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_printed_ap_of_a_table_is_in_the_pdf(name, pdf):
+def test_every_printed_number_of_a_table_is_in_the_pdf(name, texts):
     """The oracle is the file itself, read by the csv module."""
     stem = f"table{int(name):02d}" if name.isdigit() else name.replace("_", "_table")
     with (CSV_FOLDER / f"{stem}.csv").open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if "v2" in row.get("version", "v2")]
-    found = set(re.findall(r"[0-9.]+", "\n".join(page.extract_text() for page in pdf.pages)))
+    found = set(re.findall(r"[0-9.]+", "\n".join(texts)))
     printed = {
         row[column]
         for row in rows
@@ -101,13 +111,14 @@ def test_every_printed_ap_of_a_table_is_in_the_pdf(name, pdf):
     assert not printed - found
 
 
-def test_measured_numbers_name_their_record_and_rows_their_source(pdf, page):
+def test_measured_numbers_name_their_record_and_rows_their_source(texts, page):
     for record in MEASURED:
         assert record.id in page
-    text = "\n".join(page.extract_text() for page in pdf.pages)
+    text = "\n".join(texts)
     listed = text[text.rindex("Sources") :]
-    cited = {int(mark) for mark in re.findall(r"Entered from ((?:\[\d+\] ?)+)", text)[0][1:2]}
-    assert cited and all(f"[{mark}]" in listed for mark in cited)
+    cited = " ".join(re.findall(r"Entered from ((?:\[\d+\]\s?)+)", text))
+    marks = set(re.findall(r"\[\d+\]", cited))
+    assert len(marks) >= 15 and all(mark in listed for mark in marks)
     with (CSV_FOLDER / "table02.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             assert plain(row["source"]) in plain(listed)

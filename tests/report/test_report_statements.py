@@ -16,7 +16,7 @@ from samples_run import protocol_record, run_records, search_record, sha, traini
 
 from rfdetr_repro.paper.published import published_records
 from rfdetr_repro.plots.pareto import pareto_panels
-from rfdetr_repro.records.record import MEAN, Cost, DataId, Latency, ModelId, Record
+from rfdetr_repro.records.record import MEAN, Cost, DataId, Latency, Machine, ModelId, Record
 from rfdetr_repro.report.build import build_report
 from rfdetr_repro.report.content import report
 from rfdetr_repro.report.run import read_run
@@ -174,6 +174,16 @@ CASES = {
         [foreign(replace(MINE, split="test"))],
         ["For 1 model file, AP and latency"],
         (*SUPERNET, "highest AP on val:"),
+    ),
+    "two machines": (
+        [foreign(), foreign(machine=Machine("Another CPU", 8, 32.0, "Linux 6.1"))],
+        ["The latencies come from 2 machines; no frontier mixes two of them.", "Another CPU"],
+        SUPERNET,
+    ),
+    "one machine twice": (
+        [protocol_record(ARCH), protocol_record(ARCH, "test")],
+        ["For 1 model file, AP and latency"],
+        ("The latencies come from",),
     ),
     "composed and real": (
         [foreign(), protocol_record(ARCH)],
