@@ -328,11 +328,12 @@ class Work:
             log.info(f"{medium.name}: drawn at {height}x{width} pixels, because it is very large")
         found = self._detected(decoded)
         drawn = self.out / name
+        height, width = decoded.size_hw
         canvas = self._drawn(decoded, found)
+        del decoded  # before the encoder needs memory of its own
         _save_png(canvas, drawn)
         objects = self._objects(found)
         print(f"{medium.name}: {len(objects)} objects -> {drawn}", flush=True)
-        height, width = decoded.size_hw
         return {
             "width": width,
             "height": height,

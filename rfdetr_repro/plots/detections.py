@@ -173,11 +173,11 @@ def _write_labels(
     for row, left, top in place_labels(boxes, objects.labels, scores, size_of, image_hw):
         axes.text(
             left,
-            top,
+            top + size_of(row)[1] / 2,
             texts[row],
             color="white",
             fontsize=_LABEL_PT,
-            va="top",
+            va="center",
             clip_on=True,
             path_effects=[withStroke(linewidth=1.8, foreground=class_color(objects.labels[row]))],
         )

@@ -32,11 +32,11 @@ def draw_over(image: Array, objects: Annotations, class_names: Sequence[str] = (
     """
     canvas = image if image.flags.writeable and image.flags.c_contiguous else image.copy()
     height, width = canvas.shape[:2]
-    line = max(1, round(min(height, width) / 400))
+    line = max(1, round(min(height, width) / 240))
     _masks(canvas, objects)
     for box, label in zip(np.asarray(objects.boxes_xyxy), objects.labels, strict=True):
         _rectangle(canvas, box, line, _rgb(int(label)))
-    size = int(np.clip(min(height, width) / 40, *_FONT_PX))
+    size = int(np.clip(min(height, width) / 55, *_FONT_PX))
     texts = [
         drawable(
             class_label(int(label), class_names)
