@@ -23,6 +23,7 @@ from .style import drawable, families
 Array = np.ndarray[Any, Any]
 
 _MASK_SHARE = 0.45  # of the colour in the pixels of a mask
+_BAND_PX = 1 << 20  # pixels that are blended at a time
 _FONT_PX = (11, 64)  # smallest and largest height of labels
 
 
@@ -61,20 +62,18 @@ def draw_over(image: Array, objects: Annotations, class_names: Sequence[str] = (
 
 
 def _masks(canvas: Array, objects: Annotations) -> None:
-    """Blends the colour of each mask into its pixels, one mask at a time."""
+    """Blends the colour of each mask into its pixels, a few rows at a time."""
     if objects.masks is None:
         return
+    band = max(1, _BAND_PX // canvas.shape[1])
     for mask, label in zip(objects.masks, objects.labels, strict=True):
-        rows = np.flatnonzero(mask.any(axis=1))
-        columns = np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
-            continue
-        window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        inside = mask[window]
-        part = canvas[window]
-        color = np.array(_rgb(int(label)), dtype=np.float32)
-        mixed = (1 - _MASK_SHARE) * part[inside].astype(np.float32) + _MASK_SHARE * color
-        part[inside] = np.rint(mixed).astype(np.uint8)
+        color = _MASK_SHARE * np.array(_rgb(int(label)), dtype=np.float32)
+        for top in range(0, len(canvas), band):
+            inside = mask[top : top + band]
+            if inside.any():
+                part = canvas[top : top + band]
+                mixed = (1 - _MASK_SHARE) * part[inside].astype(np.float32) + color
+                part[inside] = np.rint(mixed).astype(np.uint8)
 
 
 def _rectangle(canvas: Array, box: Array, line: int, color: tuple[int, int, int]) -> None:

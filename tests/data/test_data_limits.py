@@ -238,8 +238,8 @@ print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.slow
 def test_a_large_photo_is_drawn_with_masks_in_bounded_memory(tmp_path: Path) -> None:
-    """Its pixels and the decoder take 170 MiB; the masks of its 8 objects would be 190 MiB more as
-    bitmaps, and twice that.
+    """Its pixels, the decoder and the drawn copy take 270 MiB; the masks of its 8 objects would be
+    190 MiB more as bitmaps, and twice that.
     """
     Image.new("RGB", (5000, 5000), (90, 120, 30)).save(tmp_path / "big.jpg")
     Image.new("RGB", (90, 90)).save(tmp_path / "small.png")
@@ -250,7 +250,7 @@ def test_a_large_photo_is_drawn_with_masks_in_bounded_memory(tmp_path: Path) -> 
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "8 objects" in done.stdout and int(done.stdout.split("KiB")[1]) < 260 << 10
+    assert "8 objects" in done.stdout and int(done.stdout.split("KiB")[1]) < 300 << 10
     (entry,) = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
     assert entry["objects"][0]["mask_rle"]["size"] == [5000, 5000]
 
