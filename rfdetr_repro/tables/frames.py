@@ -110,7 +110,7 @@ def _plain_rows(table: Table) -> Iterator[dict[str, Any]]:
         for column in table.columns:
             cell = row.get(column.key, Cell())
             values[column.key] = cell.value if cell.value is not None else cell.text or None
-        yield {**values, **({"shown": values["shown"] == "true"} if "shown" in values else {})}
+        yield values
 
 
 def _wide_rows(table: Table) -> Iterator[dict[str, Any]]:

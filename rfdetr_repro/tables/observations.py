@@ -71,7 +71,7 @@ def _of_row(name: str, row: AnsweredRow) -> Iterator[dict[str, Cell]]:
         if number.printed:
             published = float(number.printed)
             cells = {"value": published, "published": published, "state": number.state}
-            yield _row(common, PAPER, {**cells, "why": number.why, "shown": "true"})
+            yield _row(common, PAPER, {**cells, "why": number.why, "shown": True})
         if number.cell is not None and number.record is not None:
             yield _measured(common, row, number, number.record, number.cell)
         yield from _further(common, row, number)
@@ -143,7 +143,7 @@ def _row(
 
 def _plain(value: float | None) -> float | None:
     """Without the noise of a binary subtraction."""
-    return None if value is None else round(value, 6)
+    return value if value is None or isinstance(value, bool) else round(value, 6)
 
 
 def _measured(
@@ -168,7 +168,7 @@ def _measured(
         if compared and value is not None and published is not None
         else None,
         "state": state,
-        "shown": str(shown).lower(),
+        "shown": shown,
         "why": number.why if state == INCOMPARABLE else "",
         "counter": counter_of(record) if number.slot.metric in ("params", "flops") else "",
         "record": cell.record,
@@ -221,6 +221,6 @@ def _computed(name: str, row: AnsweredRow, value: float) -> Iterator[dict[str, C
         "published": published,
         "difference": value - published,
         "state": REPRODUCED if same else DIFFERS,
-        "shown": "false",
+        "shown": False,
     }
     yield _row(common, COMPUTED, values)

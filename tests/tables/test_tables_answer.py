@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from samples_records import EVERYTHING, NOTHING, OTHER_SHA, SHA, counted, measured
@@ -21,6 +22,9 @@ from rfdetr_repro.tables.answer import (
     answer,
 )
 from rfdetr_repro.tables.answer_table import answer_table, verdict_lines
+from rfdetr_repro.tables.command import build_tables
+from rfdetr_repro.tables.format import render
+from rfdetr_repro.tables.observations import COLUMNS
 from rfdetr_repro.tables.table import Table
 
 CPU = Machine("AMD EPYC", 2, 7.0, "Linux")
@@ -185,3 +189,18 @@ def test_what_never_can_be_measured_is_called_so():
     assert row_of(found, "MaskDINO R50").state == INCOMPARABLE
     assert row_of(found, "YOLOv8 N").state == NOT_MEASURED
     assert any("MaskDINO has no installable package" in note for note in answer_table(found).notes)
+
+
+def test_json_holds_numbers_booleans_and_null():
+    record = whole_nano(ap=0.482)
+    (table,) = json.loads(render(build_tables("2", [record], "json"), "json"))["tables"]
+    assert all(set(row) == set(COLUMNS) for row in table["rows"])
+    for row in table["rows"]:
+        assert isinstance(row["value"], float) and isinstance(row["shown"], bool)
+        for key in ("low", "high", "published", "difference"):
+            assert row[key] is None or isinstance(row[key], float)
+        assert row["model"] and row["source"] in ("paper", "here", "computed")
+    (ap,) = [row for row in table["rows"] if (row["source"], row["metric"]) == ("here", "ap")]
+    assert (ap["value"], ap["published"], ap["difference"]) == (48.2, 48.0, 0.2)
+    assert (ap["low"], ap["unit"], ap["state"]) == (None, "%", "reproduced")
+    assert (ap["record"], ap["file"], ap["device"]) == (record.id, SHA, "Tesla T4")
