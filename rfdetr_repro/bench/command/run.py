@@ -141,14 +141,20 @@ def _print_table(
     output += [*instrument_lines(found), *verdicts(found, store.path.parent), *compared]
     print("\n".join([*table, *wrapped([*output, *hints(found)], width)]))
     print(f"records in {Path(args.out)}")
-    print(f"next: {_next(args)}")
+    print(f"next: {_next(args, outcome)}")
 
 
-def _next(args: argparse.Namespace) -> str:
-    """The command that a user of this one is likely to want next."""
+def _next(args: argparse.Namespace, outcome: Outcome) -> str:
+    """The command that a user of this one is likely to want next: the paper's Table 2 for boxes on
+    COCO, else the table of the measured files.
+    """
     if args.quick:
         return "run the command again without --quick, for numbers to compare and publish"
-    return f"rfdetr-repro tables --table 2 --with {shlex.quote(str(args.out))}"
+    out = shlex.quote(str(args.out))
+    records = [record for found in outcome.records.values() for record in found]
+    if any(one.data and one.data.name == "coco" and one.model.task == "detect" for one in records):
+        return f"rfdetr-repro tables --table 2 --with {out}"
+    return f"rfdetr-repro tables --table frontier --records {out}"
 
 
 def _count(failed: int, wanted: int, lost: int) -> str:
