@@ -142,7 +142,8 @@ def draw_score_curves(figure: FigureBase, diagnosis: Mapping[str, Any], title: s
                 axes.plot(curves["score"], _holes(found[name]), **_line(label, named))
         axes.plot(curves["score"], _holes(curves["mean"][name]), color=BLACK, linewidth=2.2)
         axes.set(xlim=(0, highest), ylim=(0, 1.02), xlabel="score threshold")
-        axes.set_xticks(np.linspace(0, highest, 6)[:-1])  # the last would touch the next panel's
+        step = 0.2 if highest > 0.6 else 0.1
+        axes.set_xticks(np.arange(0, highest - 0.05, step))  # the end would touch the next panel
         value = diagnosis["mean"][name]
         axes.set_title(text if value is None else f"{text}, mean {value:.2f}")
         if at is not None:
@@ -171,7 +172,9 @@ def draw_confusion(figure: FigureBase, diagnosis: Mapping[str, Any], title: str)
     figure.subplots_adjust(left=0.24, right=0.97, bottom=bottom / height, top=1 - 0.42 / height)
     whole = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, whole, out=np.zeros(matrix.shape), where=whole > 0)
-    axes.imshow(shares, cmap=_BLUES, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    edges = np.arange(len(names) + 1) - 0.5
+    axes.pcolormesh(edges, edges, shares, cmap=_BLUES, vmin=0, vmax=1)  # vectors, as the text is
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(edges[-1], edges[0]))
     ticks = range(len(names))
     shown = [_name(name, TICK_LETTERS) for name in names]
     axes.set_xticks(ticks, [*shown[:-1], "missed"], rotation=45, ha="right", rotation_mode="anchor")
