@@ -117,7 +117,7 @@ def images(record: Record) -> str:
     return f"{record.data.name} {record.data.split}" if record.data else "unknown data"
 
 
-def annotations(record: Record) -> str:
+def annotation_digest(record: Record) -> str:
     """The first eight digits of the digest of the annotations; "" if it is not known."""
     return ((record.data.sha256 if record.data else None) or "")[:8]
 
@@ -171,7 +171,7 @@ def comparable_groups(
     for record in records:
         if along.value(record) is not None and up.value(record) is not None:
             of_key = groups.setdefault((along.within(record), up.within(record)), {})
-            of_key.setdefault(annotations(record), []).append(record)
+            of_key.setdefault(annotation_digest(record), []).append(record)
     found: dict[tuple[str, str], list[Record]] = {}
     for (how, what), parts in groups.items():
         for digest, part in parts.items():
@@ -325,8 +325,10 @@ def _of_same_images(found: list[dict[str, Record]], record: Record) -> dict[str,
     there is none.
     """
     for parts in found:
-        digests = {annotations(one) for one in parts.values() if _split(one) == _split(record)}
-        if digests <= {annotations(record)}:
+        digests = {
+            annotation_digest(one) for one in parts.values() if _split(one) == _split(record)
+        }
+        if digests <= {annotation_digest(record)}:
             return parts
     found.append({})
     return found[-1]

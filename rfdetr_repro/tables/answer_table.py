@@ -257,7 +257,10 @@ def _further(row: AnsweredRow, wide: bool, counters: bool) -> list[tuple[Line, s
         if counters and counts:
             names = dict.fromkeys(
                 " ".join(
-                    filter(None, (counter_of(one) or "unnamed counter", one.cost and one.cost.form))
+                    filter(
+                        None,
+                        (counter_of(one) or "unnamed counter", one.cost.form if one.cost else None),
+                    )
                 )
                 for one in counts
             )

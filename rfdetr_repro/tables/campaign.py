@@ -19,7 +19,7 @@ from rfdetr_repro.records.model_check import (
 )
 from rfdetr_repro.records.pareto import (
     Confirmed,
-    annotations,
+    annotation_digest,
     backend,
     confirmed_points,
     decision_mode,
@@ -114,13 +114,13 @@ def _images(point: Confirmed, records: Sequence[Record]) -> str:
     if holder.data is None:
         return "unknown data"
     alike = {
-        annotations(record)
+        annotation_digest(record)
         for record in records
         if record.source == "protocol"
         and record.data is not None
         and (record.data.name, record.data.split) == (holder.data.name, holder.data.split)
     }
-    digest = f", annotations {annotations(holder) or 'unknown'}" if len(alike) > 1 else ""
+    digest = f", annotations {annotation_digest(holder) or 'unknown'}" if len(alike) > 1 else ""
     return holder.data.name + digest
 
 
@@ -331,9 +331,9 @@ def _confirmed_table(
         else "Measured files, no frontier,"
     )
     table = Table("frontier", _title(kind, points[0].any, name, engine), list(_COLUMNS))
-    for section, own in sections.items():
+    for section, inside in sections.items():
         last: Record | None = None  # the slowest member of the section's frontier so far
-        for point in own:
+        for point in inside:
             timed = point.val if mode == "buffered" else point.sustained
             rated = (
                 timed is not None and timed.accuracy is not None and timed.accuracy.ap is not None

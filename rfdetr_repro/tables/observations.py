@@ -70,7 +70,11 @@ def _of_row(name: str, row: AnsweredRow) -> Iterator[dict[str, Cell]]:
         common = {**_model(name, row), **_quantity(row, number.slot)}
         if number.printed:
             published = float(number.printed)
-            cells = {"value": published, "published": published, "state": number.state}
+            cells: dict[str, float | str | None] = {
+                "value": published,
+                "published": published,
+                "state": number.state,
+            }
             yield _row(common, PAPER, {**cells, "why": number.why, "shown": True})
         if number.cell is not None and number.record is not None:
             yield _measured(common, row, number, number.record, number.cell)

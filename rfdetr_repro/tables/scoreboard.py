@@ -119,8 +119,8 @@ def _state(row: Row, slot: Slot, lines: Sequence[Line], here: Here) -> CellState
         return CellState(row, slot, DIFFERENT, measured=cell, record=record)
     equal = (
         slot.column == "gflops"
-        and (cell := computed_gflops(row))
-        and difference(row.text(slot), float(cell.value or 0)) == "="
+        and (own := computed_gflops(row))
+        and difference(row.text(slot), float(own.value or 0)) == "="
     )
     state, why = _missing(row, slot, here)
     return CellState(row, slot, state, why, other=pairs[0] if pairs else None, computed=bool(equal))
