@@ -124,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\nreport: {report}")
     if reproduction.budget is not None:
         tell_pick(folder, reproduction.budget)
+    else:
+        print(f"next: rfdetr-repro pick {folder} --budget-ms MS")
 
 
 def _with_front(chosen: Campaign, args: argparse.Namespace) -> Campaign:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 from rfdetr_repro.records.model_check import model_checks
-from rfdetr_repro.records.pareto import confirmed_points
 from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec import logs
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import (
@@ -46,6 +46,7 @@ from .training import check_masks, pretrain, train
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.export.artifact import Artifact
     from rfdetr_repro.search.budget import Budget
     from rfdetr_repro.search.request import SearchRequest
     from rfdetr_repro.search.run import LatencyFit, Refit, SearchRun
@@ -180,12 +181,12 @@ class Reproduction:
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.after_search(search, splits)
         self.stages.run(
-            "predictions", "drawing example predictions", lambda: self.predictions(search, splits)
+            "predictions", "drawing example predictions", lambda: self.predictions(splits)
         )
         self.stages.run(
             "evaluation",
             "evaluating the chosen model by class",
-            lambda: self.evaluation(search, splits),
+            lambda: self.evaluation(splits),
         )
         write_summary(self, splits, started_at=started_at, search=search, fit=fit, costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
@@ -442,46 +443,61 @@ class Reproduction:
 
         if not self.campaign.finetune_steps:
             return
-        self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
+        if not self.campaign.follow_data:  # a question of the paper, not of a user with data
+            title = "patch sizes that were never trained"
+            self.stages.run("family", title, lambda: family(search))
         if self.campaign.finetune_front:  # which includes the best
             return
         recipe = finetuning(self.campaign)
-        arch = self.best().model.arch
+        # kept, because the fine-tuned file is considered by a later session
+        kept = self.stages.keep("tuning", lambda: {"arch": self._key_of_chosen()})
+        arch = Arch.parse(kept["arch"])
         self.stages.run(
             "finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self, arch, splits, recipe)
         )
 
-    def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
+    def predictions(self, splits: dict[str, Any]) -> tuple[list[Path], str]:
         """Draws example predictions."""
+        from rfdetr_repro.search.pick import name_of
+
         from .pictures import draw_examples
 
-        best = self.best()
-        exported = search.deployed.export(best.model.arch)
-        paths = draw_examples(exported, splits, self.folder / "predictions")
-        return paths, f"{len(paths)} pictures with {best.model.arch.key}"
+        chosen, artifact = self.chosen_file()
+        paths = draw_examples(artifact, splits, self.folder / "predictions")
+        return paths, f"{len(paths)} pictures with {name_of(chosen.record)}"
 
-    def evaluation(self, search: Any, splits: dict[str, Any]) -> tuple[None, str]:
+    def evaluation(self, splits: dict[str, Any]) -> tuple[None, str]:
         """Evaluates the file that the run ends with by class and size, in the folder
         ``evaluation``.
         """
-        from rfdetr_repro.export.artifact import load_artifact
         from rfdetr_repro.runtime.backends import open_session
-        from rfdetr_repro.search.pick import file_of
+        from rfdetr_repro.search.pick import name_of
 
         from .evaluation import evaluate_chosen
 
-        chosen = self.chosen()
         asked = self.campaign
-        artifact = load_artifact(file_of(self.folder, chosen))
+        chosen, artifact = self.chosen_file()
         threads = asked.decision.threads
         session = open_session(
             artifact, asked.backend, threads=threads, cuda_graph=asked.cuda_graph
         )
         evaluate_chosen(session, splits, self.folder / "evaluation")
         split = "test" if "test" in splits else "val"
-        name = chosen.record.model.arch.key if chosen.record.model.arch else artifact.path.stem
-        variant = f" {chosen.record.model.variant}" if chosen.record.model.variant else ""
-        return None, f"{name}{variant} on {split}, threshold chosen on val"
+        return None, f"{name_of(chosen.record)} on {split}, threshold chosen on val"
+
+    def chosen_file(self) -> tuple[MeasuredRecord, Artifact]:
+        """The file that the run ends with, and its measurement on val."""
+        from rfdetr_repro.export.artifact import load_artifact
+        from rfdetr_repro.search.pick import file_of
+
+        chosen = self.chosen()
+        return chosen, load_artifact(file_of(self.folder, chosen))
+
+    def _key_of_chosen(self) -> str:
+        arch = self.chosen().record.model.arch
+        if arch is None:
+            raise StatedFailure("the chosen file does not state its architecture")
+        return arch.key
 
     def chosen(self) -> MeasuredRecord:
         """The file that the run ends with: the best within the budget; without a budget, or where
@@ -502,17 +518,6 @@ class Reproduction:
         if not measured:
             raise StatedFailure("no measured file has an AP on val, so none can be evaluated")
         return best_within(measured, unlimited)
-
-    def best(self) -> Any:
-        """The confirmed Record with the highest AP on val."""
-        on_val = [point.on("val") for point in confirmed_points(self.store.read())]
-        best = _highest([record for record in on_val if record is not None], "ap")
-        if best is None:
-            raise StatedFailure(
-                "no confirmed file has an AP on val, so there is no best file; check that val "
-                "holds objects of the classes"
-            )
-        return best
 
 
 def _highest(records: Iterable[Record], name: str) -> Any:

@@ -56,7 +56,7 @@ class Pick:
             )
         return (
             f"best under {self.budget.ms:g} ms: {self.artifact.path} "
-            f"({_name_of(self.measured.record)}, {scored.name} "
+            f"({name_of(self.measured.record)}, {scored.name} "
             f"{percent(scored.value(self.measured.record))} on val, {self.budget.quantile} "
             f"{ms:.3g} ms {self.budget.mode}; {certainty})"
         )
@@ -128,7 +128,7 @@ def best_within(measured: Sequence[MeasuredRecord], budget: Budget) -> MeasuredR
     nearest = min(measured, key=lambda one: budget.latency_of(one) or 0.0)
     raise StatedFailure(
         f"no measured file is within {budget.ms:g} ms; the nearest is "
-        f"{_name_of(nearest.record)} with {budget.quantile} "
+        f"{name_of(nearest.record)} with {budget.quantile} "
         f"{budget.latency_of(nearest):.3g} ms {budget.mode}"
     )
 
@@ -140,7 +140,8 @@ def _proved(measured: MeasuredRecord, budget: Budget) -> bool | None:
     return high <= budget.ms
 
 
-def _name_of(record: Record) -> str:
+def name_of(record: Record) -> str:
+    """The architecture's key, or the model's name, with the variant."""
     tail = f" {record.model.variant}" if record.model.variant else ""
     return (record.model.arch.key if record.model.arch else record.model.name) + tail
 

@@ -93,4 +93,5 @@ def tell_pick(run: str | Path, budget: Budget) -> None:
     found = pick(run, budget)
     print(found.describe())
     print(f"class names: {Path(run) / LABELS}")
-    print(f"next: rfdetr-repro evaluate --model {found.artifact.path} --data DIR --split test")
+    print(f"next: rfdetr-repro predict PICTURES --model {found.artifact.path}")
+    print(f"      rfdetr-repro evaluate --model {found.artifact.path} --data DIR --split test")
