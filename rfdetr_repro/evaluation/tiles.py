@@ -228,7 +228,11 @@ def detect_in_tiles(
 def _small(part: Part, window: Window) -> Part:
     if part.masks is None:
         return part
-    return part._replace(masks=[Crop.of(mask, window) for mask in part.masks])
+    return part._replace(masks=[_crop(mask, window) for mask in part.masks])
+
+
+def _crop(mask: Array | Crop, window: Window) -> Crop:
+    return mask if isinstance(mask, Crop) else Crop.of(np.asarray(mask, dtype=bool), window)
 
 
 def merge(windows: Sequence[Window], parts: Sequence[Part], picture_hw: tuple[int, int]) -> Merged:
@@ -271,10 +275,7 @@ def _pieces(
         cuts.append((np.abs(placed - sides) <= near) & inner)
         tiles += [number] * len(placed)
         if with_masks and part.masks is not None:
-            crops += [
-                mask if isinstance(mask, Crop) else Crop.of(np.asarray(mask, dtype=bool), window)
-                for mask in part.masks
-            ]
+            crops += [_crop(mask, window) for mask in part.masks]
     return _Pieces(
         np.concatenate(boxes),
         np.concatenate([np.zeros(0), *(np.asarray(part.scores, np.float64) for part in parts)]),
@@ -357,7 +358,7 @@ def _agreement(
         common = np.array([left, top, right, bottom])
         a, b = (_clipped(pieces.boxes[chosen], common) for chosen in (rows, others))
         inner = _intersection(a, b)
-        cut, other_cut = (pieces.cut[chosen].any(axis=1) for chosen in (rows, others))
+        cut, other_cut = (np.asarray(pieces.cut[chosen].any(axis=1)) for chosen in (rows, others))
         shares = np.maximum(
             inner / np.maximum(_area(a), 1e-9)[:, None] * cut[:, None],
             inner / np.maximum(_area(b), 1e-9)[None] * other_cut[None],
@@ -366,11 +367,12 @@ def _agreement(
     if bottom == top and right == left:  # tiles that touch at a corner
         return np.zeros(same.shape), np.zeros(same.shape)
     across = bottom == top  # the common line runs across the picture, or down
-    touching, ends = [], []
+    touching: list[Array] = []
+    ends: list[Array] = []
     for chosen in (rows, others):
         edges = pieces.boxes[chosen][:, [1, 3] if across else [0, 2]]
-        near = np.abs(edges - (top if across else left)) <= _near(one, across)
-        touching.append(near.any(axis=1))
+        distances = np.abs(edges - (top if across else left)).min(axis=1)
+        touching.append(np.asarray(distances <= _near(one, across)))
         ends.append(pieces.boxes[chosen][:, [0, 2] if across else [1, 3]])
     a, b = ends
     inner = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
