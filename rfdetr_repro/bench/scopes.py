@@ -24,10 +24,11 @@ from rfdetr_repro.data.decoding import decode
 from rfdetr_repro.data.mask_logits import packed_bits
 from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.evaluation.coco import boxes_in_pixels
+from rfdetr_repro.runtime.predictors import run_on, run_on_all
 from rfdetr_repro.runtime.session import Detections, Session
 from rfdetr_repro.spec.files import open_input
 
-from .accuracy import Array, run_on, run_on_all
+from .accuracy import Array
 
 MOST = 100
 PICTURE_HW = (480, 640)  # size of the synthetic image, about COCO's mean size

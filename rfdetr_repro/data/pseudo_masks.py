@@ -19,6 +19,7 @@ if __name__ == "__main__":  # before the imports below: the program loads them w
     Program("rfdetr_repro.data.pseudo_masks_command").run()
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ class Job:
     out: Path
 
 
-def read_job(data_dir: str | Path, split_name: str, out: str | Path) -> Job:
+def read_job(data_dir: str | os.PathLike[str], split_name: str, out: str | Path) -> Job:
     """Reads the split like every command.
 
     Raises :class:`InputError` for data or an ``out`` that cannot be used.

@@ -6,7 +6,7 @@ Frames are shown as players show them: rotated by the stream's own matrix, at th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -51,7 +51,7 @@ def check_video(medium: Medium) -> None:
         pass
 
 
-def frames(medium: Medium) -> Iterator[Frame]:
+def frames(medium: Medium) -> Generator[Frame, None, None]:
     """The frames of a video or camera, in order, decoded one at a time.
 
     Raises :class:`InputError` where the file cannot be decoded any further; the frames before that

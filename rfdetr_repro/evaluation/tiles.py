@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rfdetr_repro.data.segmentation import rle_of_crop
+from rfdetr_repro.data.segmentation import MaskMaps, rle_of_crop
 from rfdetr_repro.spec.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -187,7 +187,7 @@ class Part(NamedTuple):
     scores: Array  # float (n,)
     labels: Array  # int (n,)
     # n of bool (height, width) of the tile, or their crops in pixels of the picture
-    masks: Sequence[Array | Crop] | None = None
+    masks: Sequence[Array | Crop] | MaskMaps | None = None
 
 
 class Merged(NamedTuple):

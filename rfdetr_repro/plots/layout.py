@@ -105,7 +105,7 @@ def _foot_lines(text: str, left: float) -> list[str]:
 
 
 def _height_in(figure: FigureBase) -> float:
-    return float(figure.get_figure(root=True).get_size_inches()[1])  # type: ignore[union-attr]
+    return float(figure.get_figure(root=True).get_size_inches()[1])
 
 
 def heading(figure: FigureBase, text: str, left: float = SIDE_IN / WIDTH_IN) -> None:

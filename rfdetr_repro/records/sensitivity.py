@@ -91,9 +91,9 @@ def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
 
 
 @functools.lru_cache(maxsize=4)  # every figure of a report, and its height, ask for them
-def _searches(key: _Group) -> list[list[Record]]:
+def _searches(group: _Group) -> list[list[Record]]:
     groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in searched(key.records):
+    for record in searched(group.records):
         data = record.data and record.data.sha256
         model = record.model
         key = (

@@ -310,8 +310,9 @@ def _protocols(counts: Counter[Protocol]) -> Table:
             str(protocol.threads),
         )
         merged[key] += count
-    for key, count in merged.most_common():
-        texts = dict(zip([column.key for column in columns], [*key, f"{count:,}"], strict=True))
+    for texts_of, count in merged.most_common():
+        shown = [*texts_of, f"{count:,}"]
+        texts = dict(zip([column.key for column in columns], shown, strict=True))
         table.add({name: Cell(text) for name, text in texts.items()})
     return table
 
