@@ -36,6 +36,7 @@ SESSIONS = [
     "tests/runtime/test_cuda_device.py",
     "tests/runtime/test_torch_session.py",
     "tests/runtime/test_ort_cuda_session.py",
+    "tests/train/test_auto_batch.py",
     "tests/runtime/test_tensorrt_session.py",
     "tests/search/test_deployment.py",
     "tests/bench/test_gpu_load.py",

@@ -160,11 +160,17 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> Change:
         return Change(mean)
     sums = np.bincount(of, numbers)
     sizes = np.bincount(of)
-    # (RESAMPLES, count)
-    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    draws = _draws(count)
     means = draws @ sums / (draws @ sizes)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Change(mean, float(low), float(high))
+
+
+@functools.lru_cache(maxsize=8)  # every step of a knob has the same number of clusters
+def _draws(count: int) -> np.ndarray:
+    """How often each resample holds each cluster, float64 (RESAMPLES, count)."""
+    drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 def _ap_points(low: Record, high: Record) -> float:

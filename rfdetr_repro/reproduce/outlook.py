@@ -25,8 +25,11 @@ def stage_names(campaign: Campaign) -> tuple[str, ...]:
         "search",
         "confirm",
         "model",
-        *(("family", "finetune") if campaign.finetune_steps else ()),
+        *(("front",) if campaign.finetune_front else ()),
+        *(("family",) if campaign.finetune_steps and not campaign.follow_data else ()),
+        *(("finetune",) if campaign.finetune_steps and not campaign.finetune_front else ()),
         "predictions",
+        "evaluation",
         "report",
     )
 
@@ -73,5 +76,5 @@ def stage_of(
     place = names.index(name)
     later = names[place + 1 :]
     rest_s = sum(seconds.get(one, 0.0) for one in later) if seconds else None
-    steps = finetune_steps if "finetune" in later else 0
+    steps = finetune_steps if {"finetune", "front"} & set(later) else 0
     return Stage(place + 1, len(names), title, rest_s, steps)

@@ -231,9 +231,11 @@ class Reproduction:
         from rfdetr_repro.report.build import build_report
 
         path = self.folder / "report.pdf"
+        metrics = self.folder / "evaluation" / "metrics.json"
         shown = {
             "records_sha256": sha256_file(self.store.path),
-            "evaluation_sha256": sha256_file(self.folder / "evaluation" / "metrics.json"),
+            # absent in a run of an earlier version
+            "evaluation_sha256": sha256_file(metrics) if metrics.exists() else "",
         }
         if not path.exists() or self.stages.rows.get("report.result") != shown:
             build_report(self.folder)

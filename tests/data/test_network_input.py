@@ -29,6 +29,8 @@ OTHERS = {
     ("rfdetr_repro/ops/reference.py", "ms_deform_attn_reference"): "a feature map",
     ("rfdetr_repro/train/mask_points.py", "sample_map"): "an output, a map of logits",
     ("rfdetr_repro/data/pseudo_masks.py", "masks"): "an output, a map of logits",
+    ("rfdetr_repro/plots/rivals.py", "compared"): "a picture of a figure",
+    ("rfdetr_repro/plots/rivals.py", "_with_masks"): "a picture of a figure",
 }
 
 

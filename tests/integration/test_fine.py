@@ -36,7 +36,7 @@ MODEL = ModelId("rfdetr", "x")
     "make",
     [
         lambda: Protocol("odd"),
-        lambda: Protocol(batch=8),
+        lambda: Protocol(batch=0),
         lambda: Protocol(warmup=-1),
         lambda: Protocol(buffer_ms=NAN),
         lambda: Protocol(threads=2.5),

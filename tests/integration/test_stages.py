@@ -20,7 +20,7 @@ SECONDS = {"latency": 100.0, "search": 50.0, "confirm": 200.0, "report": 30.0}
 
 def test_the_stages_of_a_campaign() -> None:
     names = stage_names(EMBEDDED)
-    assert names[:2] == ("data", "train") and names[-1] == "report" and len(names) == 10
+    assert names[:2] == ("data", "train") and names[-1] == "report" and len(names) == 11
     assert "finetune" not in stage_names(replace(EMBEDDED, finetune_steps=0))
     two = replace(EMBEDDED, pretraining=Pretraining(Path("other"), TrainConfig()))
     assert stage_names(two)[:3] == ("data", "pretraining", "train")
@@ -29,7 +29,7 @@ def test_the_stages_of_a_campaign() -> None:
 def test_what_a_stage_knows_of_later_ones() -> None:
     names = stage_names(EMBEDDED)
     train = stage_of("train", "training the supernet", names, SECONDS, 300)
-    assert train is not None and (train.number, train.of) == (2, 10)
+    assert train is not None and (train.number, train.of) == (2, 11)
     assert (train.rest_s, train.rest_steps) == (380.0, 300)
     assert train.all_left_s(60.0, 0.5) == 60 + 380 + 150
     confirm = stage_of("confirm", "", names, SECONDS, 300)
@@ -55,10 +55,10 @@ def test_the_work_of_a_stage_knows_its_place(
         return 1, "done"
 
     kept.run("latency", "measuring", work)
-    assert seen[0] == stages.Stage(3, 10, "measuring", 280.0, 300)
-    assert seen[1] == "stage 3/10 exporting engines"
+    assert seen[0] == stages.Stage(3, 11, "measuring", 280.0, 300)
+    assert seen[1] == "stage 3/11 exporting engines"
     assert stages.current() is None
-    assert "stage 3 of 10 [latency] measuring\n" in capsys.readouterr().out
+    assert "stage 3 of 11 [latency] measuring\n" in capsys.readouterr().out
     kept.run("an extra", "more", work)
     assert seen[2] is None and "\n[an extra] more\n" in "\n" + capsys.readouterr().out
 
@@ -87,10 +87,18 @@ def test_every_stage_of_the_flow_is_counted(
         return Anything()
 
     monkeypatch.setattr(Stages, "run", run)
-    monkeypatch.setattr(Stages, "keep", lambda self, name, compute: {"at": "now"})
+    monkeypatch.setattr(
+        Stages, "keep", lambda self, name, compute: {"at": "now", "arch": "r64-p16-w1-d1-q5"}
+    )
     monkeypatch.setattr(Reproduction, "follow_data", lambda self, splits: None)
     monkeypatch.setattr(Reproduction, "search", lambda self, splits: Anything())
-    monkeypatch.setattr(Reproduction, "best", lambda self: Anything())
     monkeypatch.setattr("rfdetr_repro.reproduce.run.write_summary", lambda *rest, **named: None)
-    Reproduction(EMBEDDED, tmp_path / "run", "test").run()
-    assert tuple(ran) == stage_names(EMBEDDED)
+    for campaign in (
+        EMBEDDED,
+        replace(EMBEDDED, finetune_front=True),
+        replace(EMBEDDED, follow_data=True),
+        replace(EMBEDDED, finetune_steps=0),
+    ):
+        ran.clear()
+        Reproduction(campaign, tmp_path / "run", "test").run()
+        assert tuple(ran) == stage_names(campaign)

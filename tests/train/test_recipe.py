@@ -100,7 +100,14 @@ def test_contradictions_are_refused() -> None:
 
 
 def test_later_settings_at_their_defaults_do_not_change_what_a_run_is() -> None:
-    first = {"sampling", "multi_scale", "float16", "checkpoint_activations", "patience"}
+    first = {
+        "sampling",
+        "multi_scale",
+        "float16",
+        "checkpoint_activations",
+        "patience",
+        "freeze",
+    }
     assert set(asdict(TRAIN)) - set(TRAIN.settings()) == first
     identity = json.loads(Recipe(TINY, TRAIN, SPACE).identity("data"))
     assert not first & set(identity["train"])
