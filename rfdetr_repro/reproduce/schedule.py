@@ -237,9 +237,19 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
         max(one.seconds for one in trained.timed),
         search.passes_s + REPORT_S,
         search.engine_s + search.measure_s,
-        search.engine_s + search.confirm_s + CHECKS_S + per_image * heldout,
+        search.engine_s + _confirming_s(campaign, per_image) + CHECKS_S + per_image * heldout,
         narrow,
         campaign.finetune_front,
+    )
+
+
+def _confirming_s(campaign: Campaign, latency_s: float) -> float:
+    """Seconds of the full protocols of one file, as they usually take; a plan of the search states
+    the most that they may take.
+    """
+    return sum(
+        one.builds * min(one.timeout_s, one.max_samples * (one.buffer_ms / 1e3 + latency_s))
+        for one in campaign.protocols
     )
 
 

@@ -48,9 +48,7 @@ def on_a_machine(
         return SimpleNamespace(step_seconds=step_s, timed=[SimpleNamespace(seconds=2 * step_s)])
 
     def search(campaign: Any, own: Any, images: int, device: Any) -> Any:
-        return SimpleNamespace(
-            engine_s=1.0, measure_s=engine_s - 1, confirm_s=24.0, passes_s=pass_s, groups=18
-        )
+        return SimpleNamespace(engine_s=1.0, measure_s=engine_s - 1, passes_s=pass_s, groups=18)
 
     monkeypatch.setattr("rfdetr_repro.train.plan.plan", training)
     monkeypatch.setattr(module, "plan_search", search)
