@@ -8,6 +8,7 @@ for what an estimate cannot know.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -27,9 +28,10 @@ MEASURING_SHARE = 1 / 3  # of the time, for search and confirmation
 FINETUNING_SHARE = 0.35  # of the time for training
 RESERVE = 0.12  # of the time
 DEFAULT_S = 20 * 60.0  # for a campaign that follows its data and has no time budget
-REPORT_S = 30.0  # reading data, pictures, tables and report
+REPORT_S = 50.0  # planning, reading data, pictures, evaluation, tables and report
 CHECKS_S = 2.0  # comparison of one exported file with PyTorch, and its AP
-EVALUATIONS = 4  # of the supernet during its training
+EVALUATIONS = 5  # of the supernet during and after its training
+COMPARED = 24  # passes over val in the comparison of shared and single evaluation
 FEWEST_STEPS = 40
 FEW_STEPS = 600  # with fewer steps the space is narrowed, because each architecture needs its share
 WARMUP_PART = 10  # of the steps
@@ -63,7 +65,7 @@ class Schedule:
         train = replace(
             campaign.train,
             steps=self.steps,
-            evaluate_every=max(1, self.steps // EVALUATIONS),
+            evaluate_every=max(1, self.steps // (EVALUATIONS - 1)),
             warmup_steps=min(campaign.train.warmup_steps, self.steps // WARMUP_PART),
             ema_decay=min(campaign.train.ema_decay, 1 - AVERAGED_PARTS / self.steps),
         )
@@ -120,9 +122,10 @@ def schedule(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> S
     )
     if not campaign.time_budget_s:
         return least
+    search = _minutes(costs.measuring(*MEASUREMENTS[-1]))
     raise InputError(
-        f"{_minutes(wanted)} are too short: a step of training takes {costs.step_s:.2g} s here, "
-        f"and the search at least {_minutes(costs.measuring(*MEASUREMENTS[-1]))}",
+        f"a time budget of {_minutes(wanted)} is too short: a step of training takes "
+        f"{costs.step_s:.2g} s here, and the search at least {search}",
         "--time-budget",
         f"give at least {least.seconds / 60:.0f}m",
     )
@@ -230,17 +233,35 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
     images = len(splits["val"])
     search = plan_search(campaign, own, images, device)
     heldout = sum(len(split) for name, split in splits.items() if name != "train")
+    per_pass = search.passes_s / max(1, search.groups * images)
     # a deployed file runs one image at a time, a shared pass of the search some
-    per_image = 2 * search.passes_s / max(1, search.groups * images)
+    per_image = 2 * per_pass
+    loading = _loading_s(train, own)
+    # on a CPU the pictures are read by the cores that train
+    added = loading / processes if device.type == "cpu" else 0.0
+    evaluations = EVALUATIONS * heldout * per_pass
+    comparison = COMPARED * images * per_pass
     return Costs(
-        trained.step_seconds,
-        max(one.seconds for one in trained.timed),
-        search.passes_s + REPORT_S,
+        trained.step_seconds + added,
+        max(one.seconds for one in trained.timed) + added,
+        search.passes_s + evaluations + comparison + REPORT_S,
         search.engine_s + search.measure_s,
         search.engine_s + _confirming_s(campaign, per_image) + CHECKS_S + per_image * heldout,
         narrow,
         campaign.finetune_front,
     )
+
+
+def _loading_s(train: Any, own: Any) -> float:
+    """Seconds of one thread for reading and resizing the pictures of one micro-batch."""
+    from rfdetr_repro.data.transforms import make_batch
+
+    masks = own.preset.model.masks
+    count = min(len(train), own.train.batch_size)
+    train.sample(0, masks)  # the first reading loads decoders
+    started = time.perf_counter()
+    make_batch([train.sample(row, masks) for row in range(count)], own.preset.arch.input_hw)
+    return (time.perf_counter() - started) * own.train.batch_size / count
 
 
 def _confirming_s(campaign: Campaign, latency_s: float) -> float:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from rfdetr_repro import cli
 from rfdetr_repro.reproduce import schedule as module
@@ -39,7 +40,11 @@ SPLITS = {"train": Images(range(200)), "val": Images(range(50)), "test": Images(
 
 
 def on_a_machine(
-    monkeypatch: pytest.MonkeyPatch, step_s: float = 0.5, pass_s: float = 40.0, engine_s: float = 14
+    monkeypatch: pytest.MonkeyPatch,
+    step_s: float = 0.5,
+    pass_s: float = 40.0,
+    engine_s: float = 14,
+    loading_s: float = 0.0,
 ) -> None:
     """Makes the two plans, of training and of the search, state these times."""
 
@@ -52,6 +57,9 @@ def on_a_machine(
 
     monkeypatch.setattr("rfdetr_repro.train.plan.plan", training)
     monkeypatch.setattr(module, "plan_search", search)
+    monkeypatch.setattr(module, "_loading_s", lambda train, own: loading_s)
+    monkeypatch.setattr("rfdetr_repro.train.processes.default_processes", lambda batch_size: 2)
+    monkeypatch.setattr("rfdetr_repro.ops.device.choose_device", lambda: torch.device("cpu"))
 
 
 def planned(seconds: float) -> Schedule:
@@ -98,11 +106,21 @@ def test_steps_of_fine_tuning_are_refused_where_the_time_decides(
     assert "--finetune-steps in a run whose steps are planned" in capsys.readouterr().err
 
 
+def test_reading_pictures_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes read the pictures of a batch side by side, on the cores that train."""
+    on_a_machine(monkeypatch)
+    fast = planned(1800.0)
+    on_a_machine(monkeypatch, loading_s=1.0)
+    slow = planned(1800.0)
+    assert slow.steps == pytest.approx(fast.steps / 2, abs=1)
+    assert slow.training_s == slow.steps * 1.0
+
+
 def test_too_little_time_is_refused_with_a_time_that_is_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     on_a_machine(monkeypatch, step_s=3.0)
-    with pytest.raises(InputError, match="5.0 min are too short") as caught:
+    with pytest.raises(InputError, match="a time budget of 5.0 min is too short") as caught:
         planned(300.0)
     enough = re.search(r"at least (\d+)m", str(caught.value))
     assert enough is not None
