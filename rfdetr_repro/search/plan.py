@@ -36,6 +36,7 @@ from .race import Rules, predictive_weights, stage_ends
 from .rounds import short_form
 
 REPEATS = 3
+COLD_S = 30.0  # passes that take longer are not timed twice
 TIMED_IMAGES = 400  # number of images of the resampled AP that is timed
 
 
@@ -242,9 +243,23 @@ def _time_group(detector: Detector, group: list[Arch]) -> float:
             torch.cuda.synchronize(device)
         return (time.perf_counter() - started) / count
 
-    once = seconds(1)
-    count = BATCH if once < 1.0 or device.type == "cuda" else 1
-    return statistics.median([seconds(count) for _ in range(REPEATS)]) if count > 1 else once
+    def timed() -> float:
+        once = seconds(1)
+        if once < COLD_S:  # the first pass allocates memory and starts threads
+            once = min(once, seconds(1))
+        count = BATCH if once < 1.0 or device.type == "cuda" else 1
+        return statistics.median([seconds(count) for _ in range(REPEATS)]) if count > 1 else once
+
+    threads = torch.get_num_threads()
+    together = timed()
+    if device.type == "cuda" or threads == 1 or together > COLD_S:
+        return together
+    # threads that wait for each other on a busy machine take many times as long for a short while
+    torch.set_num_threads(1)
+    try:
+        return min(together, timed())
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _time_export(detector: Detector, arch: Arch) -> float:
