@@ -93,8 +93,8 @@ def model_artifact(
     random weights that ends with suppression (default 100; other models have no candidates).
     ``suppression``: its kind, from ``rfdetr_repro.export.onnx.nms.KINDS``. ``labels``: the meaning
     of the labels of an RF-DETR checkpoint whose file does not state the meaning, as in
-    :func:`load_pretrained`. Raises :class:`InputError` for an unknown name and for
-    a combination that does not exist.
+    :func:`load_pretrained`. Raises :class:`InputError` for an unknown name and for a combination
+    that does not exist.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")

@@ -107,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         from .plan import plan
         from .schedule import followed_plan
 
+        if chosen.data is None and chosen.time_budget_s:
+            raise InputError(
+                "--plan divides a time budget by the images of a data set, and none is given",
+                hint="give --data, or leave the time budget out",
+            )
         planned = chosen.data is not None and (chosen.follow_data or chosen.time_budget_s)
         for line in followed_plan(chosen) if planned else plan(chosen):
             print(line, flush=True)

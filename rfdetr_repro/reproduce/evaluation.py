@@ -129,24 +129,34 @@ def evaluation_of(session: Session, split: CocoSplit, asked: Asked = Asked()) ->
 def evaluate_chosen(
     session: Session, splits: Mapping[str, CocoSplit], folder: str | Path
 ) -> Evaluation | None:
-    """Evaluates the model that a campaign ends with, on test where there is a test split, else on
-    val, and writes ``folder``; None if the folder holds this evaluation already.
-
-    The threshold is chosen on val, so that test stays unseen, unless only test has usable masks.
+    """Evaluates the model that a campaign ends with, on the splits of :func:`splits_of`, and writes
+    ``folder``; None if the folder holds this evaluation already.
     """
-    split = splits.get("test", splits["val"])
+    split, chooser = splits_of(session, splits)
     known = Path(folder) / METRICS
     if known.exists():
         found = read_json(known)
         same = {"artifact": session.artifact_id.sha256, "data_sha256": split.sha256}
         if isinstance(found, dict) and same.items() <= found.items():
             return None
+    evaluation = evaluation_of(session, split, Asked(chooser))
+    evaluation.write(folder)
+    return evaluation
+
+
+def splits_of(
+    session: Session, splits: Mapping[str, CocoSplit]
+) -> tuple[CocoSplit, CocoSplit | None]:
+    """The split that the model of a campaign is evaluated on, test where there is a test split,
+    else val; and the split that its threshold is chosen on, None for the evaluated split itself.
+
+    The threshold is chosen on val, so that test stays unseen, unless only test has usable masks.
+    """
+    split = splits.get("test", splits["val"])
     chooser = splits["val"]
     masks = len(session.manifest.outputs) == 4 and not split.why_no_mask_ap()
     unusable = chooser is split or (masks and bool(chooser.why_no_mask_ap()))
-    evaluation = evaluation_of(session, split, Asked(None if unusable else chooser))
-    evaluation.write(folder)
-    return evaluation
+    return split, None if unusable else chooser
 
 
 def _thresholds(session: Session, asked: Asked, kinds: Mapping[str, str]) -> dict[str, Threshold]:

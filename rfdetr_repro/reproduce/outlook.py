@@ -5,14 +5,13 @@ measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.stage import Stage
 
 # seconds for example pictures, tables and report, which hardly depend on the campaign
-_END_S = 30.0
+END_S = 50.0  # planning, reading data, pictures, evaluation, tables and report
 
 
 def stage_names(campaign: Campaign) -> tuple[str, ...]:
@@ -41,23 +40,28 @@ def later_seconds(campaign: Campaign, splits: Mapping[str, Any]) -> dict[str, fl
     from rfdetr_repro.ops.device import choose_device
 
     from .plan import plan_search
-    from .training import recipe
+    from .training import recipe_on
 
-    train = splits["train"]
-    own = recipe(campaign, campaign.train, masks=campaign.preset.model.masks and train.has_masks)
-    model = replace(own.preset.model, num_classes=len(train.classes.names))
-    own = replace(own, preset=replace(own.preset, model=model))
+    own = recipe_on(campaign, splits["train"])
     found = plan_search(campaign, own, len(splits["val"]), choose_device())
     return {
         "latency": found.latency_s,
         "search": found.passes_s + found.decisions_s,
         "confirm": found.candidates_s,
-        "report": _END_S,
+        "report": END_S,
     }
 
 
+def later_steps(campaign: Campaign) -> int:
+    """Steps of training after that of the supernet, at most."""
+    models = campaign.candidates if campaign.finetune_front else 1
+    return models * campaign.finetune_steps
+
+
 def planned_seconds(schedule: Mapping[str, float]) -> dict[str, float]:
-    """The same from a stored :class:`.schedule.Schedule`, which knows all measuring as one."""
+    """The result of :func:`later_seconds` from a stored :class:`.schedule.Schedule`, which states
+    one time for all measurements.
+    """
     return {"confirm": schedule["measuring_s"]}
 
 
@@ -66,15 +70,15 @@ def stage_of(
     title: str,
     names: Sequence[str],
     seconds: Mapping[str, float],
-    finetune_steps: int,
+    later_steps: int,
 ) -> Stage | None:
-    """The stage called ``name`` among ``names``, with the estimate of :func:`later_seconds`; None
-    for a stage that is not one of the flow's own.
+    """The stage called ``name`` among ``names``, with the estimates of :func:`later_seconds`
+    and :func:`later_steps`; None for a stage that is not one of the flow's own.
     """
     if name not in names:
         return None
     place = names.index(name)
     later = names[place + 1 :]
     rest_s = sum(seconds.get(one, 0.0) for one in later) if seconds else None
-    steps = finetune_steps if {"finetune", "front"} & set(later) else 0
+    steps = later_steps if {"finetune", "front"} & set(later) else 0
     return Stage(place + 1, len(names), title, rest_s, steps)

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.campaign import Campaign
+from rfdetr_repro.spec.sizing import Sizing
 
 from .after import finetuning
+from .follow import sized
 from .training import recipe
 
 VAL_IMAGES = 5000  # COCO's number, used where the data set is missing
@@ -36,6 +38,8 @@ def plan(campaign: Campaign) -> Iterator[str]:
     from rfdetr_repro.train.plan import plan as plan_training
 
     device = choose_device()
+    if campaign.queries:
+        campaign = sized(campaign, Sizing(queries=campaign.queries))
     sizes = data_sizes(campaign.data, campaign.drop_bad)
     masks = campaign.preset.model.masks and sizes.masks
     hours = []
@@ -44,18 +48,17 @@ def plan(campaign: Campaign) -> Iterator[str]:
 
     def training(title: str, stage: Any, data: Sizes) -> Iterator[str]:
         yield f"[{title}] {data.description}"
-        found = plan_training(sized(stage, data), device, data.train)
+        found = plan_training(stage, device, data.train)
         hours.append(found.hours)
         yield from found.lines()
 
     if (before := campaign.pretraining) is not None:
         others = data_sizes(before.data, campaign.drop_bad)
-        yield from training(
-            "pretraining", recipe(campaign, before.train, masks=others.masks), others
-        )
-    own = recipe(campaign, campaign.train, masks=masks)
+        first = recipe(campaign, before.train, masks=others.masks, classes=others.classes)
+        yield from training("pretraining", first, others)
+    own = recipe(campaign, campaign.train, masks=masks, classes=sizes.classes)
     yield from training("train", own, sizes)
-    search = plan_search(campaign, sized(own, sizes), sizes.val or VAL_IMAGES, device)
+    search = plan_search(campaign, own, sizes.val or VAL_IMAGES, device)
     hours.append(search.total_s / 3600)
     yield f"[search] {sizes.description}" + ("" if sizes.val else f"; {VAL_IMAGES} assumed")
     yield from search.lines()
@@ -103,14 +106,6 @@ def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes
         f", {val} to validate on" if val else ""
     )
     return Sizes(description, len(train), val, len(train.classes.names), train.has_masks)
-
-
-def sized(chosen: Any, data: Sizes) -> Any:
-    """The recipe with the number of classes of the data."""
-    if data.classes is None:
-        return chosen
-    model = replace(chosen.preset.model, num_classes=data.classes)
-    return replace(chosen, preset=replace(chosen.preset, model=model))
 
 
 def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:

@@ -10,11 +10,9 @@ are complete or absent.
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,18 +27,13 @@ from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError, StatedFailure
-from rfdetr_repro.spec.files import (
-    read_json,
-    remove_unfinished,
-    sha256_file,
-    write_atomic,
-)
+from rfdetr_repro.spec.files import remove_unfinished, sha256_file
 from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.sizing import Sizing
-from rfdetr_repro.spec.stage import working_on
 
 from .follow import sized, sizing_of
-from .outlook import later_seconds, planned_seconds, stage_names, stage_of
+from .outlook import later_seconds, planned_seconds
+from .stages import Stages
 from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
@@ -55,7 +48,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Largest difference between the shared pass and single passes: float32 rounding, and the effect of
-# # nearly tied detections on an AP.
+# nearly tied detections on an AP.
 AP_GAP = 0.005
 SCORE_GAP = 1e-4
 # a search's steps -> label and unit of their progress bars
@@ -64,72 +57,6 @@ BARS = {
     "backbones": ("searching", "backbone"),
     "candidates": ("confirming", "model"),
 }
-
-
-@dataclass
-class Stages:
-    """The finished stages and their durations: ``RUN/stages.json``.
-
-    A stage that is repeated with nothing to do keeps its first duration.
-    """
-
-    path: Path
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    names: tuple[str, ...] = ()  # of the flow's stages, in their order
-    finetune_steps: int = 0
-
-    def of(self, campaign: Campaign) -> Stages:
-        """The same stages, which know their place in the campaign."""
-        self.names = stage_names(campaign)
-        self.finetune_steps = campaign.finetune_steps
-        return self
-
-    def later_s(self) -> dict[str, float]:
-        """Stage after the training -> estimated seconds; empty until they are estimated."""
-        return self.rows.get("outlook.result", {})
-
-    def __post_init__(self) -> None:
-        if self.path.exists():
-            self.rows = read_json(self.path)
-
-    def run(self, name: str, title: str, work: Callable[[], tuple[T, str]]) -> T:
-        """Runs ``work() -> (result, one line for the report)`` and records the duration of its
-        first completion.
-        """
-        again = name in self.rows
-        stage = stage_of(name, title, self.names, self.later_s(), self.finetune_steps)
-        place = "" if stage is None else f"stage {stage.number} of {stage.of} "
-        log.info(f"{place}[{name}] {title}" + (" (done before; reading)" if again else ""))
-        started = time.perf_counter()
-        with working_on(stage):
-            result, detail = work()
-        if not again:
-            self.note(
-                name,
-                {
-                    "name": name,
-                    "seconds": round(time.perf_counter() - started, 1),
-                    "detail": detail,
-                },
-            )
-        log.info(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s")
-        return result
-
-    def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A small measured result, computed once per run."""
-        key = f"{name}.result"
-        if key not in self.rows:
-            self.note(key, compute())
-        return self.rows[key]
-
-    def note(self, key: str, row: dict[str, Any]) -> None:
-        """Stores the row of a stage."""
-        self.rows[key] = row
-        write_atomic(self.path, json.dumps(self.rows, indent=1))
-
-    def timed(self) -> list[dict[str, Any]]:
-        """The rows of stages that have a duration."""
-        return [row for name, row in self.rows.items() if not name.endswith(".result")]
 
 
 def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
@@ -273,6 +200,11 @@ class Reproduction:
 
             kept = self.stages.keep("sizing", sizing.as_json)
             sizing = Sizing.from_json(kept)
+            if self.campaign.queries not in (0, sizing.queries):
+                log.warning(
+                    f"the run was started with {sizing.queries} queries and keeps them; choose "
+                    f"another --out for another number of queries"
+                )
             self.campaign = sized(self.campaign, sizing)
             masks = self.campaign.preset.model.masks and train.has_masks
             for line in tell_sizing(sizing, self.campaign.space, train, masks):
@@ -292,6 +224,12 @@ class Reproduction:
                 log.warning(
                     f"the run was planned for {planned.seconds / 60:.3g} min and keeps that plan; "
                     f"choose another --out for another time budget"
+                )
+            if self.campaign.finetune_front != planned.front:
+                log.warning(
+                    f"the run was planned {'with' if planned.front else 'without'} a fine-tuning "
+                    f"of every confirmed model, and keeps the planned {planned.finetune_steps} "
+                    f"steps for each model: the planned times do not hold"
                 )
             self.campaign = planned.apply(self.campaign)
             log.info("\n".join(planned.lines()))
@@ -475,7 +413,7 @@ class Reproduction:
         from rfdetr_repro.runtime.backends import open_session
         from rfdetr_repro.search.pick import name_of
 
-        from .evaluation import evaluate_chosen
+        from .evaluation import evaluate_chosen, splits_of
 
         asked = self.campaign
         chosen, artifact = self.chosen_file()
@@ -484,8 +422,11 @@ class Reproduction:
             artifact, asked.backend, threads=threads, cuda_graph=asked.cuda_graph
         )
         evaluate_chosen(session, splits, self.folder / "evaluation")
-        split = "test" if "test" in splits else "val"
-        return None, f"{name_of(chosen.record)} on {split}, threshold chosen on val"
+        split, chooser = splits_of(session, splits)
+        return None, (
+            f"{name_of(chosen.record)} on {split.split}, threshold chosen on "
+            f"{(chooser or split).split}"
+        )
 
     def chosen_file(self) -> tuple[MeasuredRecord, Artifact]:
         """The file that the run ends with, and its measurement on val."""
@@ -514,11 +455,11 @@ class Reproduction:
             try:
                 return best_within(considered(records, self.budget), self.budget)
             except StatedFailure as error:
-                log.info(f"{error}; the most accurate model is evaluated")
+                log.info(f"{error}; the most accurate model is chosen instead")
         unlimited = Budget(LONGEST_MS / 2, "median", asked.latency_mode, asked.metric)
         measured = considered(records, unlimited)
         if not measured:
-            raise StatedFailure("no measured file has an AP on val, so none can be evaluated")
+            raise StatedFailure("no measured file has an AP on val, so no file can be chosen")
         return best_within(measured, unlimited)
 
 

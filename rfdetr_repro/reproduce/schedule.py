@@ -21,14 +21,14 @@ from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
 
 from .follow import sized, sizing_of
+from .outlook import END_S
 from .plan import plan_search
-from .training import recipe
+from .training import recipe_on
 
 MEASURING_SHARE = 1 / 3  # of the time, for search and confirmation
 FINETUNING_SHARE = 0.35  # of the time for training
 RESERVE = 0.12  # of the time
 DEFAULT_S = 20 * 60.0  # for a campaign that follows its data and has no time budget
-REPORT_S = 50.0  # planning, reading data, pictures, evaluation, tables and report
 CHECKS_S = 2.0  # comparison of one exported file with PyTorch, and its AP
 EVALUATIONS = 5  # of the supernet during and after its training
 COMPARED = 24  # passes over val in the comparison of shared and single evaluation
@@ -81,7 +81,7 @@ class Schedule:
 
     def lines(self) -> list[str]:
         """The lines to print."""
-        return [
+        lines = [
             f"plan for {_minutes(self.seconds)} on this machine (estimates):",
             f"  {_minutes(self.training_s)} for {self.steps} steps of the supernet"
             + (
@@ -91,9 +91,13 @@ class Schedule:
             ),
             f"  {_minutes(self.measuring_s)} for the search, {self.engines} engines and "
             f"{self.candidates} confirmed models",
-            f"  {_minutes(self.finetuning_s)} for {self.finetune_steps} steps of fine-tuning"
-            + (" of each confirmed model" if self.front else ""),
         ]
+        if self.finetune_steps:
+            lines.append(
+                f"  {_minutes(self.finetuning_s)} for {self.finetune_steps} steps of fine-tuning"
+                + (" of each confirmed model" if self.front else "")
+            )
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as plain values; ``Schedule(**row)`` reads them back."""
@@ -142,6 +146,7 @@ class Costs:
     candidate_s: float  # export, full protocol and accuracy of one file
     narrow: bool  # of the space up to the base architecture
     front: bool = False  # every confirmed model is fine-tuned
+    tunes: bool = True  # at least one model is fine-tuned
 
     def measuring(self, engines: int, candidates: int) -> float:
         """Seconds of a search; files after fine-tuning are measured as candidates are."""
@@ -150,6 +155,8 @@ class Costs:
 
     def _tuned(self, candidates: int) -> int:
         """Number of models that are fine-tuned."""
+        if not self.tunes:
+            return 0
         return candidates if self.front else 1
 
     def plan(self, seconds: float) -> Schedule | None:
@@ -159,10 +166,11 @@ class Costs:
         engines, candidates = next(fitting, MEASUREMENTS[-1])
         measuring = self.measuring(engines, candidates)
         training = seconds * (1 - RESERVE) - measuring
-        steps = int(training * (1 - FINETUNING_SHARE) / self.step_s)
         tuned = self._tuned(candidates)
-        finetune = int(training * FINETUNING_SHARE / self.slowest_step_s / tuned)
-        if min(steps, finetune) < FEWEST_STEPS:
+        share = FINETUNING_SHARE if tuned else 0.0
+        steps = int(training * (1 - share) / self.step_s)
+        finetune = int(training * share / self.slowest_step_s / tuned) if tuned else 0
+        if min([steps, finetune] if tuned else [steps]) < FEWEST_STEPS:
             return None
         return Schedule(
             seconds,
@@ -204,14 +212,20 @@ def followed_plan(campaign: Campaign) -> Iterator[str]:
 
 def narrowed(campaign: Campaign) -> SearchSpace:
     """The campaign's space without resolutions above, and patches below, those of its base
-    architecture.
+    architecture; the lowest resolution and the largest patch always stay.
     """
     base = campaign.preset.arch
     space = campaign.space
     return replace(
         space,
-        resolutions=tuple(side for side in space.resolutions if side <= base.resolution),
-        patches=tuple(side for side in space.patches if side >= base.patch),
+        resolutions=tuple(
+            side
+            for side in space.resolutions
+            if side <= max(base.resolution, min(space.resolutions))
+        ),
+        patches=tuple(
+            side for side in space.patches if side >= min(base.patch, max(space.patches))
+        ),
     )
 
 
@@ -225,9 +239,7 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
     train = splits["train"]
     if narrow:
         campaign = replace(campaign, space=narrowed(campaign))
-    own = recipe(campaign, campaign.train, masks=campaign.preset.model.masks and train.has_masks)
-    model = replace(own.preset.model, num_classes=len(train.classes.names))
-    own = replace(own, preset=replace(own.preset, model=model))
+    own = recipe_on(campaign, train)
     processes = default_processes(own.train.batch_size) if device.type == "cpu" else 1
     trained = plan_training(own, device, len(train), round(objects), processes)
     images = len(splits["val"])
@@ -244,11 +256,12 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
     return Costs(
         trained.step_seconds + added,
         max(one.seconds for one in trained.timed) + added,
-        search.passes_s + evaluations + comparison + REPORT_S,
+        search.passes_s + evaluations + comparison + END_S,
         search.engine_s + search.measure_s,
         search.engine_s + _confirming_s(campaign, per_image) + CHECKS_S + per_image * heldout,
         narrow,
         campaign.finetune_front,
+        campaign.finetune_steps > 0,
     )
 
 

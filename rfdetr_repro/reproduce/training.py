@@ -20,12 +20,26 @@ from rfdetr_repro.train import run
 log = logging.getLogger(__name__)
 
 
-def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
-    """The recipe of a stage, for a model with or without ``masks``."""
+def recipe(
+    campaign: Campaign, config: TrainConfig, *, masks: bool, classes: int | None = None
+) -> Any:
+    """The recipe of a stage, for a model with or without ``masks``; ``classes``: their number, None
+    for that of the campaign's model.
+    """
     from rfdetr_repro.train.recipe import Recipe
 
-    row = replace(campaign.preset, model=replace(campaign.preset.model, masks=masks))
-    return Recipe(row, config, campaign.space)
+    model = replace(campaign.preset.model, masks=masks)
+    if classes is not None:
+        model = replace(model, num_classes=classes)
+    return Recipe(replace(campaign.preset, model=model), config, campaign.space)
+
+
+def recipe_on(campaign: Campaign, train: Any) -> Any:
+    """The recipe of the supernet's training on the split ``train``: with its classes, and with
+    masks where both the campaign's model and the split have masks.
+    """
+    masks = campaign.preset.model.masks and train.has_masks
+    return recipe(campaign, campaign.train, masks=masks, classes=len(train.classes.names))
 
 
 def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:

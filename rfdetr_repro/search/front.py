@@ -20,6 +20,7 @@ from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import TUNED, Accuracy, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.metrics import in_points, milliseconds, percent
+from rfdetr_repro.spec.stage import Stage, current, working_on
 from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.tables.format import Cell, Column, Table
 from rfdetr_repro.train.plan import plan
@@ -79,7 +80,8 @@ class FrontTuning:
         records = []
         for number, arch in enumerate(archs, start=1):
             tell(f"fine-tuning {number} of {len(archs)}: {arch.key}")
-            model = train(self.training(arch)).model
+            with working_on(self._stage(archs[number:])):
+                model = train(self.training(arch)).model
             detector, card, sha256 = load_supernet(model)
             tuned = replace(
                 self.search,
@@ -91,6 +93,14 @@ class FrontTuning:
             )
             records += tuned.confirm(arch, self.confirm_on, self.request.protocols)
         return records
+
+    def _stage(self, later: Sequence[Arch]) -> Stage | None:
+        """The current stage of a longer flow, in which ``later`` are trained too."""
+        stage = current()
+        if stage is None:
+            return None
+        left = sum(not self._trained(arch) for arch in later)
+        return replace(stage, rest_steps=stage.rest_steps + left * self.recipe.steps)
 
     @property
     def recipe(self) -> TrainConfig:

@@ -67,8 +67,8 @@ def pick(run: str | Path, budget: Budget) -> Pick:
     ``RUN/best-5ms.onnx`` with its manifest, and the class names in order as ``RUN/labels.txt``.
 
     Raises :class:`InputError` for a folder without measured files or with files measured by several
-    backends, machines or data sets, and :class:`StatedFailure`,
-    which names the nearest model, where every file is slower than the budget.
+    backends, machines or data sets, and :class:`StatedFailure`, which names the nearest model,
+    where every file is slower than the budget.
     """
     run = Path(run)
     store = run / "records.jsonl"

@@ -21,8 +21,7 @@ def data_frame(columns: Mapping[str, str | None], rows: Sequence[Mapping[str, An
 
     ``columns``: name -> a type of the module's list; None: numbers if all known values are numbers,
     else texts. A column of whole numbers that holds a fraction, or a number beyond 64 bits, becomes
-    a column of floats. Raises :class:`InputError` where pandas
-    is not installed.
+    a column of floats. Raises :class:`InputError` where pandas is not installed.
     """
     pandas = _pandas()
     made = {}

@@ -97,6 +97,28 @@ def test_the_time_for_fine_tuning_is_divided_among_the_models_of_the_front(
     assert each.apply(campaign).finetune_front and Schedule(**each.as_json()) == each
 
 
+def test_a_campaign_without_fine_tuning_stays_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch)
+    campaign = replace(EMBEDDED, time_budget_s=3600.0, finetune_steps=0)
+    plan = schedule(campaign, SPLITS, 13.4)
+    assert (plan.finetune_steps, plan.finetuning_s) == (0, 0.0)
+    assert plan.steps > planned(3600.0).steps
+    assert 0.8 * plan.seconds < plan.training_s + plan.measuring_s <= (1 - RESERVE) * plan.seconds
+    assert plan.apply(campaign).finetune_steps == 0
+    assert "fine-tuning" not in "\n".join(plan.lines())
+
+
+def test_a_narrow_space_is_never_empty() -> None:
+    space = replace(EMBEDDED.space, resolutions=(192, 224), patches=(8, 12))
+    small = module.narrowed(replace(EMBEDDED, space=space))
+    assert (small.resolutions, small.patches) == ((192,), (12,))
+
+
+def test_a_plan_for_a_time_budget_needs_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", "--plan", "--time-budget", "30m"]) == EXIT_BAD_INPUT
+    assert "give --data, or leave the time budget out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [["--time-budget", "30m"], ["--data", "."]])
 def test_steps_of_fine_tuning_are_refused_where_the_time_decides(
     more: list[str], capsys: pytest.CaptureFixture[str]

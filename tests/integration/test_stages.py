@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rfdetr_repro.reproduce.outlook import stage_names, stage_of
+from rfdetr_repro.reproduce.outlook import later_steps, stage_names, stage_of
 from rfdetr_repro.reproduce.run import Reproduction, Stages
 from rfdetr_repro.spec import stage as stages
 from rfdetr_repro.spec.campaign import EMBEDDED, Pretraining
@@ -39,6 +39,12 @@ def test_what_a_stage_knows_of_later_ones() -> None:
     unknown = stage_of("train", "", names, {}, 300)
     assert unknown is not None and unknown.all_left_s(60.0, 0.5) is None
     assert stage_of("something else", "", names, SECONDS, 0) is None
+
+
+def test_steps_of_later_stages_count_every_model_that_is_fine_tuned() -> None:
+    assert later_steps(EMBEDDED) == 300
+    assert later_steps(replace(EMBEDDED, finetune_front=True)) == EMBEDDED.candidates * 300
+    assert later_steps(replace(EMBEDDED, finetune_steps=0)) == 0
 
 
 def test_the_work_of_a_stage_knows_its_place(
