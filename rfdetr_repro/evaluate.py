@@ -149,11 +149,11 @@ def evaluated(
 def _refuse_random(source: ModelSource) -> None:
     from rfdetr_repro.export.artifact import load_artifact, manifest_path
 
-    assert source.path is not None
-    known = os.path.lexists(manifest_path(source.path)) or source.kind != "onnx"
-    if known and load_artifact(source.path).manifest.model.weights == "random":
+    path = source.place
+    known = os.path.lexists(manifest_path(path)) or source.kind != "onnx"
+    if known and load_artifact(path).manifest.model.weights == "random":
         raise InputError(
-            "a model with random weights has no accuracy", source.path, "train it first"
+            "a model with random weights has no accuracy", path, "train the model first"
         )
 
 

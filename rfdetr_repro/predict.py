@@ -43,9 +43,11 @@ from rfdetr_repro.spec.unfinished import temporary_folder
 
 if TYPE_CHECKING:
     from rfdetr_repro.evaluation.tiles import Tiling
+    from rfdetr_repro.export.deployed import FileFacts
     from rfdetr_repro.model.checkpoints.native import ModelCard
     from rfdetr_repro.runtime.predictors import Predictor
     from rfdetr_repro.spec.arch import Arch
+    from rfdetr_repro.spec.model_source import ModelSource
 
 log = logging.getLogger(__name__)
 
@@ -222,9 +224,9 @@ def _predictor(args: argparse.Namespace, asked: Arch | None) -> Predictor:
         {name: getattr(args, name) for name in OUTPUT_WISHES},
     )
     if model.kind == "run" and not facts.of_weights:
-        path, why = file_of_run(model.path)
+        path, why = file_of_run(model.place)
         log.info(f"{model}: {why}")
-        model = ModelSource(str(path), path=path)
+        model = ModelSource.at(path)
     if model.kind in ("size", "weights", "run") and args.backend in (None, "torch"):
         return _weights(model, facts)
     if args.backend:
@@ -241,22 +243,14 @@ def _predictor(args: argparse.Namespace, asked: Arch | None) -> Predictor:
     return FilePredictor(session, artifact.path.name)
 
 
-def _weights(model: Any, facts: Any) -> Predictor:
-    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
+def _weights(model: ModelSource, facts: FileFacts) -> Predictor:
+    from rfdetr_repro.export.deployed import loaded_weights
     from rfdetr_repro.runtime.predictors import WeightsPredictor
 
-    path, note = model.weights()
-    if note:
-        log.info(note)
-    detector, card, _ = load_pretrained(path, facts.size, facts.labels)
-    arch = facts.arch or card.arch
-    arch = arch.with_input(*facts.shape) if facts.shape else arch
-    if arch.rounding:
-        log.info(arch.rounding)
-    if why := outside_of_training(arch, card):
+    found = loaded_weights(model, facts)
+    if why := outside_of_training(found.detector.arch, found.card):
         log.warning(why)
-    resize = with_antialias(card.resize_rule, facts.antialias)
-    return WeightsPredictor(detector.slice(arch), card, resize, Path(path).name)
+    return WeightsPredictor(found.detector, found.card, found.resize, found.path.name)
 
 
 def outside_of_training(arch: Arch, card: ModelCard) -> str:

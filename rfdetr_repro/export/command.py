@@ -6,7 +6,6 @@ python -m rfdetr_repro.export --model runs/embedded --arch r128-p16-w1-d2-q25 --
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 from rfdetr_repro.export.artifact import OPEN_BATCH
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.export.tensorrt.command import add_batches
-from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_antialias,
@@ -30,7 +28,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.protocol import PRECISIONS
-from rfdetr_repro.spec.resize_rules import describe, with_antialias
+from rfdetr_repro.spec.resize_rules import describe
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from rfdetr_repro.model.detector import Detector
 
 MOST_IMAGES = 4096  # largest batch
-
-log = logging.getLogger(__name__)
 
 # suffix of --out -> the format that it means, unless --to names the format
 FORMATS = {".onnx": "onnx", ".safetensors": "torch", ".engine": "tensorrt"}
@@ -106,25 +102,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.to = args.to or _format(args.out)
     _check(args)
     asked = None if args.arch is None else parse_arch(args.arch)
-    # torch loads slowly, so the arguments are checked first
-    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
+    from .deployed import FileFacts, loaded_weights
 
-    from .artifact import ArtifactMeta
-
-    path, note = args.model.weights()
-    if note:
-        log.info(note)
-    supernet, card, digest = load_pretrained(path, args.size, labels_given(args.labels))
-    arch = asked or card.arch
-    arch = arch.with_input(*args.shape) if args.shape else arch
-    if arch.rounding:
-        log.info(arch.rounding)
-    model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
-    resize = with_antialias(card.resize_rule, args.antialias)
-    meta = ArtifactMeta(model, card.class_names, card.category_ids, resize)
+    facts = FileFacts(args.size, labels_given(args.labels), asked, args.shape, args.antialias)
+    found = loaded_weights(args.model, facts)
     named = args.out.suffix.lower() == ".engine"
     out = args.out.with_suffix(".onnx") if named else args.out
-    artifact = _written(supernet.slice(arch), out, meta, args)
+    artifact = _written(found.detector, out, found.meta(args.name), args)
     made = artifact.manifest
     print(
         f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  "

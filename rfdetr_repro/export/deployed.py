@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from .trial import tried
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.model.checkpoints.native import ModelCard
+    from rfdetr_repro.model.detector import Detector
     from rfdetr_repro.records.record import Record
 
     from .adopt.adoption import Categories, Picture
@@ -106,24 +108,23 @@ def deployed(
     """
     kind = model.kind
     if kind == "run":
-        assert model.path is not None
         if facts.of_weights:  # these ask for an export of the weights
             return _exported(model, Path(folder), to, facts)
-        path, why = file_of_run(model.path)
+        path, why = file_of_run(model.place)
         log.info(f"{model}: {why}")
-        return deployed(ModelSource(str(path), path=path), folder, to=to, facts=facts)
+        return deployed(ModelSource.at(path), folder, to=to, facts=facts)
     if kind in ("size", "weights"):
         return _exported(model, Path(folder), to, facts)
-    assert model.path is not None
-    if kind == "onnx" and not _has_manifest(model.path):
-        return adopted(model.path, Path(folder), facts)
+    path = model.place
+    if kind == "onnx" and not _has_manifest(path):
+        return adopted(path, Path(folder), facts)
     if facts.of_weights:
         raise InputError(
             f"{' and '.join(facts.of_weights)} cannot be changed in a deployed file",
-            model.path,
+            path,
             "leave the arguments out, or give the checkpoint",
         )
-    found = load_artifact(model.path)
+    found = load_artifact(path)
     return tried(found) if kind == "onnx" else found
 
 
@@ -189,30 +190,56 @@ def _artifacts_in(folder: Path) -> dict[Path, str]:
     return found
 
 
-def _exported(model: ModelSource, folder: Path, to: str, facts: FileFacts) -> Artifact:
-    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
+class LoadedWeights(NamedTuple):
+    """Weights as the model that is asked for."""
 
-    from .onnx.exporter import export_onnx
-    from .torch import export_torch
+    path: Path  # their file
+    detector: Detector  # of one architecture, in evaluation mode
+    card: ModelCard
+    sha256: str  # of the file
+    resize: str  # a rule of :mod:`rfdetr_repro.spec.resize_rules`
+
+    def meta(self, name: str | None = None) -> ArtifactMeta:
+        """What a manifest states about the model; ``name``: default "rfdetr-" and the
+        architecture.
+        """
+        name = name or f"rfdetr-{self.detector.arch.key}"
+        model = ModelId("rfdetr", name, checkpoint_sha256=self.sha256)
+        return ArtifactMeta(model, self.card.class_names, self.card.category_ids, self.resize)
+
+
+def loaded_weights(model: ModelSource, facts: FileFacts = NO_FACTS) -> LoadedWeights:
+    """The weights of ``model`` with the architecture, the labels and the resize rule that ``facts``
+    ask for, else with those of their card. Says which file is read where ``model`` does not name
+    the file.
+
+    Raises :class:`InputError` for a model without weights, and as
+    :func:`~rfdetr_repro.model.checkpoints.pretrained.load_pretrained`.
+    """
+    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     path, note = model.weights()
     if note:
         log.info(note)
-    detector, card, digest = load_pretrained(path, facts.size, facts.labels)
+    detector, card, sha256 = load_pretrained(path, facts.size, facts.labels)
     arch = facts.arch or card.arch
     arch = arch.with_input(*facts.shape) if facts.shape else arch
     if arch.rounding:
         log.info(arch.rounding)
-    meta = ArtifactMeta(
-        ModelId("rfdetr", f"rfdetr-{arch.key}", checkpoint_sha256=digest),
-        card.class_names,
-        card.category_ids,
-        with_antialias(card.resize_rule, facts.antialias),
-    )
+    resize = with_antialias(card.resize_rule, facts.antialias)
+    return LoadedWeights(path, detector.slice(arch), card, sha256, resize)
+
+
+def _exported(model: ModelSource, folder: Path, to: str, facts: FileFacts) -> Artifact:
+    from .onnx.exporter import export_onnx
+    from .torch import export_torch
+
+    found = loaded_weights(model, facts)
+    key = found.detector.arch.key
     export = export_torch if to == "torch" else export_onnx
     suffix = "safetensors" if to == "torch" else "onnx"
-    made = export(detector.slice(arch), folder / f"{path.stem}-{arch.key}.{suffix}", meta=meta)
-    log.info(f"{path}: exported as {arch.key}")
+    made = export(found.detector, folder / f"{found.path.stem}-{key}.{suffix}", meta=found.meta())
+    log.info(f"{found.path}: exported as {key}")
     return made
 
 

@@ -152,11 +152,11 @@ class Campaign:
             )
         choose(self.quantile, QUANTILES, "quantile")
         if self.budget_ms is not None:
-            _check_target(self.budget_ms)
+            _check_ms(self.budget_ms, "budget_ms", "write budget_ms = 8.0")
             if self.targets_ms:
                 raise InputError("budget_ms and targets_ms", hint="give one of them")
         for target in self.targets_ms:
-            _check_target(target)
+            _check_ms(target, "target latency", "write targets_ms = [2.3]")
         if not all(isinstance(text, str) for text in self.departures):
             raise InputError(
                 "departures has a value that is not a text",
@@ -300,11 +300,11 @@ def from_toml(path: Path) -> Campaign:
         raise error.at(path) from error
 
 
-def _check_target(target: Any) -> None:
-    number = isinstance(target, (int, float)) and not isinstance(target, bool)
-    if not (number and 0 < target < 1e6):
-        message = f"target latency {target!r} is not a positive number of ms"
-        raise InputError(message, hint="write targets_ms = [2.3]")
+def _check_ms(latency: Any, what: str, hint: str) -> None:
+    """Raises :class:`InputError` for a ``latency`` that is not a number of ms above 0."""
+    number = isinstance(latency, (int, float)) and not isinstance(latency, bool)
+    if not (number and 0 < latency < 1e6):
+        raise InputError(f"{what} {latency!r} is not a positive number of ms", hint=hint)
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -44,6 +44,21 @@ class ModelSource:
     size: str | None = None
     path: Path | None = None
 
+    @classmethod
+    def at(cls, path: Path) -> ModelSource:
+        """The model in a file or folder, which need not exist."""
+        return cls(str(path), path=path)
+
+    @property
+    def place(self) -> Path:
+        """The file or folder. Raises :class:`InputError` for the name of a size."""
+        if self.path is None:
+            raise InputError(
+                f"{self.text} is the name of a size, and a file is needed",
+                hint="give a file or a run folder",
+            )
+        return self.path
+
     @property
     def kind(self) -> str:
         """One of size, run, onnx, engine, torch (a file with weights and a manifest: an artifact
@@ -72,26 +87,25 @@ class ModelSource:
         weights so far of an unfinished training. Of a size: the weights that come with the package.
         Raises :class:`InputError` where there are none.
         """
-        if self.kind == "size":
-            return self._shipped()
-        assert self.path is not None
+        if self.size is not None:
+            return _shipped(self.size, self.text)
         if self.kind == "run":
-            found = run_weights(self.path)
+            found = run_weights(self.place)
             return found, f"{self.text}: weights of {found}"
         if self.kind in ("onnx", "engine"):
             raise InputError(
                 "this file is a deployed model; its weights cannot be trained or exported again",
-                self.path,
+                self.place,
                 "give the checkpoint that the file was exported from, or its run folder",
             )
-        return self.path, ""
+        return self.place, ""
 
     def run_folder(self) -> Path:
         """The run folder, for commands that write to the folder. A file called
         ``supernet.safetensors`` names its own folder. Raises :class:`InputError` for anything else.
         """
-        if self.kind == "run" and self.path is not None:
-            return self.path
+        if self.kind == "run":
+            return self.place
         if self.path is not None and self.path.name == RUN_WEIGHTS[0]:
             return self.path.parent
         raise InputError(
@@ -100,16 +114,16 @@ class ModelSource:
             f"give the folder that holds {RUN_WEIGHTS[0]}",
         )
 
-    def _shipped(self) -> tuple[Path, str]:
-        assert self.size is not None
-        path = SHIPPED.get(self.size)
-        if path is None:
-            raise InputError(
-                f"no trained weights of the size {self.size} come with this package",
-                hint=f"give a checkpoint as the model, with --size {self.size} if the file does "
-                f"not state its size",
-            )
-        return path, f"{self.text}: the weights that come with this package, {path.name}"
+
+def _shipped(size: str, text: str) -> tuple[Path, str]:
+    path = SHIPPED.get(size)
+    if path is None:
+        raise InputError(
+            f"no trained weights of the size {size} come with this package",
+            hint=f"give a checkpoint as the model, with --size {size} if the file does not state "
+            f"its size",
+        )
+    return path, f"{text}: the weights that come with this package, {path.name}"
 
 
 def run_weights(folder: Path) -> Path:

@@ -55,10 +55,10 @@ def artifacts_of(
         if key in wanted or (target in targets and not _has_manifest(path)):
             raise InputError(
                 f"two models have the name {Path(file).stem!r}: {targets[target]} and {path}",
-                hint="rename one of the files, or give each a name: --onnx NAME=FILE",
+                hint="rename one of the files, or give each a name: --model NAME=FILE",
             )
         targets[target] = path
-        wanted[key] = partial(_file, args, Path(path), target, splits, given)
+        wanted[key] = partial(_file, args, path, target, splits, given)
     weights = dict(models_of(args))
     for name in dict.fromkeys([*named, *model_names(args)]):
         for batch in args.batch:
@@ -116,7 +116,7 @@ def model_names(args: argparse.Namespace) -> list[str]:
     if missing:
         log.info(
             f"these models cannot be built on this machine: {', '.join(missing)}; give their files "
-            f"with --onnx"
+            f"with --model"
         )
     return found
 
@@ -268,15 +268,17 @@ def _has_manifest(path: str | Path) -> bool:
 
 def _file(
     args: argparse.Namespace,
-    path: Path,
+    text: str,
     target: Path,
     splits: Sequence[CocoSplit],
     name: str | None = None,
 ) -> Artifact:
-    """The artifact at ``path``, called ``name`` where that is given; a file without a manifest is
-    adopted into ``adopted/`` next to the store, with a printed notice.
+    """The artifact of the model that ``text`` names, called ``name`` where that is given; a file
+    without a manifest is adopted into ``adopted/`` next to the store, with a printed notice.
     """
-    artifact = _own_or_adopted(args, path, target, splits)
+    size = size_named(text)
+    source = ModelSource(text, size) if size else ModelSource(text, path=Path(text))
+    artifact = _own_or_adopted(args, source, target, splits)
     if name is None:
         return artifact
     model = replace(artifact.manifest.model, name=name)
@@ -284,28 +286,27 @@ def _file(
 
 
 def _own_or_adopted(
-    args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]
+    args: argparse.Namespace, source: ModelSource, target: Path, splits: Sequence[CocoSplit]
 ) -> Artifact:
     from rfdetr_repro.export.artifact import load_artifact, write_artifact
     from rfdetr_repro.export.deployed import FileFacts, deployed, file_of_run
     from rfdetr_repro.export.trial import tried
 
-    size = size_named(str(path))
-    source = ModelSource(str(path), size) if size else ModelSource(str(path), path=path)
     if source.kind == "run":
-        path, why = file_of_run(path)
+        path, why = file_of_run(source.place)
         log.info(f"{source}: {why}")
-        return _own_or_adopted(args, path, target.with_name(path.name), splits)
-    if source.size is None and not path.exists():
+        return _own_or_adopted(args, ModelSource.at(path), target.with_name(path.name), splits)
+    if source.size is None and not source.place.exists():
         raise InputError(
             "the file does not exist",
-            path,
+            source.place,
             "give an ONNX file, such as one that python -m rfdetr_repro.export wrote",
         )
     if source.kind in ("size", "weights"):
         to = "torch" if args.backend.startswith("torch") else "onnx"
         facts = FileFacts(labels=labels_given(args.labels))
         return deployed(source, target.parent.parent / "models", to=to, facts=facts)
+    path = source.place
     if _has_manifest(path):
         return tried(load_artifact(path))
     # nothing is kept of a file that cannot be run
