@@ -90,8 +90,9 @@ class Sizing:
         return cls(**{**row, "reasons": tuple(row["reasons"])})
 
 
-def size_for(scene: Scene, patch: int) -> Sizing:
-    """The settings for a data set, for a base architecture with ``patch`` px patches.
+def size_for(scene: Scene, patch: int, side: int | None = None) -> Sizing:
+    """The settings for a data set, for a base architecture with ``patch`` px patches. ``side``: px
+    of the input, where it is given rather than chosen.
 
     - Resolution: a patch is no larger than the typical object of the class with the smallest
       objects, within 128 to 320 px and at most 1.25 times the pictures' own side.
@@ -101,7 +102,7 @@ def size_for(scene: Scene, patch: int) -> Sizing:
     """
     wanted = patch / scene.smallest_side
     most = min(MOST_SIDE, max(LEAST_SIDE, UPSCALING * scene.image_side))
-    resolution = _up_to_step(min(max(wanted, LEAST_SIDE), most), most)
+    resolution = side or _up_to_step(min(max(wanted, LEAST_SIDE), most), most)
     queries = _queries(scene)
     stride = _mask_stride(resolution * scene.typical_side)
     proposal = round(min(max(scene.typical_side, LEAST_PROPOSAL), MOST_PROPOSAL), 2)

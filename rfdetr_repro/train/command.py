@@ -263,23 +263,31 @@ def _plan(
 ) -> None:
     from rfdetr_repro.ops.device import choose_device
 
+    from .auto_batch import LEAST_OBJECTS, fitted
     from .plan import plan
     from .recipe import Recipe
 
-    images = None
+    images, objects = None, LEAST_OBJECTS
     if args.data is not None:
         from rfdetr_repro.data.coco import read_split
 
+        from .prepare import start_of
+
         split = read_split(args.data, "train")
-        row, images = (
-            replace(row, model=replace(row.model, num_classes=len(split.classes.names))),
-            len(split),
-        )
+        sizing, space, config = _sized(args, row, split, space, config)
+        row = start_of(row, split, args.weights, sizing).preset
+        row = replace(row, model=replace(row.model, num_classes=len(split.classes.names)))
+        images, objects = len(split), split.most_objects()
+    else:
+        if args.size == AUTO:
+            print("without --data nothing follows the data: planned for the size pico")
+        if args.queries is not None:
+            sizing = Sizing(queries=args.queries)
+            space = None if space is None else sizing.space(space, row.arch)
+            row = sizing.preset(row)
     recipe, device = Recipe(row, config, space), choose_device(args.device)
     if args.auto:
-        from .auto_batch import fitted
-
-        recipe, why = fitted(recipe.check(), device)
+        recipe, why = fitted(recipe.check(), device, args.out, objects, args.processes)
         print(why)
     print("\n".join(plan(recipe, device, images).lines()))
 
@@ -342,7 +350,7 @@ def _sized(
     from .sized import sizing_for, steps_for, tell_sizing, warn_of_queries
 
     if args.size == AUTO:
-        sizing = sizing_for(split, row.arch.patch, args.queries)
+        sizing = sizing_for(split, row.arch.patch, args.queries, args.shape)
         if args.steps is None and not any(text.startswith("steps=") for text in args.set):
             steps = steps_for(len(split), config.batch_size * config.accumulate)
             config = replace(config, steps=steps)

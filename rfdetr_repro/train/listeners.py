@@ -73,6 +73,7 @@ class Listeners:
         self._trainer = trainer
         self._callbacks = tuple(callbacks)
         self._started = False
+        self.failed = False  # an observer ended the session, after its beginning
 
     def start(self) -> None:
         """The session begins."""
@@ -141,6 +142,7 @@ class Listeners:
             try:
                 getattr(callback, name)(facts)
             except (StatedFailure, InputError, BrokenPipeError):
+                self.failed = name != "on_start"
                 raise
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in FULL:

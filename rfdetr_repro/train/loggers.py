@@ -267,9 +267,12 @@ def _ids(start: TrainingStart) -> dict[str, str]:
     path = start.folder / IDS
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError):
-        found = {}
-    return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        log.warning(f"{path} cannot be read ({error}): the curves go on in a new run")
+        return {}
+    return found
 
 
 def _known_id(start: TrainingStart, name: str) -> str | None:

@@ -58,9 +58,15 @@ class TrainingDisplay(TrainingCallback):
     """Prints through the library's logger; nothing where a command is quiet."""
 
     def __init__(
-        self, stage: Stage | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        stage: Stage | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        evaluated: bool = True,
     ) -> None:
-        """``stage``: where the training stands in a longer flow; ``clock``: seconds."""
+        """``stage``: where the training stands in a longer flow; ``clock``: seconds; ``evaluated``:
+        whether the run has splits to evaluate on.
+        """
+        self._evaluated = evaluated
         self._stage = stage
         self._clock = clock
         self._bar: tqdm[Any] | None = None
@@ -141,6 +147,8 @@ class TrainingDisplay(TrainingCallback):
             told.append(f"continuing after step {start.step} of {start.steps}")
         if frozen := start.settings.get("freeze"):
             told.append(f"frozen, so unchanged: {', '.join(frozen)}")
+        if not self._evaluated:
+            return [*told, "no evaluation during the training"]
         every = start.settings.get("evaluate_every", 0)
         told.append(
             f"evaluation every {every} steps and at the end" if every else "evaluation at the end"

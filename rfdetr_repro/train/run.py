@@ -159,7 +159,8 @@ def train(request: TrainRequest) -> Run:
         return _result(trainer)
     _check_evaluation(request)
     _check_hooks(request, trainer, count)
-    callbacks = [*_loggers(request), TrainingDisplay(current()), *request.callbacks]
+    display = TrainingDisplay(current(), evaluated=bool(request.held_out))
+    callbacks = [*_loggers(request), display, *request.callbacks]
     writable_folder(trainer.folder)
     if trainer.ranks.rank == 0:
         log.info(f"precision: {trainer.precision}")

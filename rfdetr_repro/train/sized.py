@@ -5,6 +5,7 @@ The rules are in :mod:`rfdetr_repro.spec.sizing`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from rfdetr_repro.data.census import objects_per_image, scene_of
@@ -16,16 +17,24 @@ EPOCHS = 40  # passes over the train split where no number of steps is given
 FEWEST_STEPS, MOST_STEPS = 400, 8000
 
 
-def sizing_for(train: CocoSplit, patch: int, queries: int | None = None) -> Sizing:
-    """The settings for a model with ``patch`` px patches; ``queries`` as given, None: by the
-    data.
+def sizing_for(
+    train: CocoSplit,
+    patch: int,
+    queries: int | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Sizing:
+    """The settings for a model with ``patch`` px patches. ``queries``, and ``shape``, (height,
+    width) of the input in px: as given, None: by the data.
     """
-    found = size_for(scene_of(train), patch)
-    if queries is None:
-        return found
-    given = f"{queries} queries: as given"
-    resolution, _, *others = found.reasons
-    return replace(found, queries=queries, reasons=(resolution, given, *others))
+    found = size_for(scene_of(train), patch, shape and round(math.sqrt(shape[0] * shape[1])))
+    reasons = list(found.reasons)
+    if shape is not None:
+        found = replace(found, resolution=None)
+        reasons[0] = f"input of {shape[0]}x{shape[1]} px: as given"
+    if queries is not None:
+        found = replace(found, queries=queries)
+        reasons[1] = f"{queries} queries: as given"
+    return replace(found, reasons=tuple(reasons))
 
 
 def steps_for(images: int, batch_size: int) -> int:

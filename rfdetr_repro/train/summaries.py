@@ -5,6 +5,7 @@ of the train split look like. No PyTorch here.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ SMALL = 32
 MEDIUM = 96
 
 
-def sampled_archs(recipe: Recipe, steps: int, left_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+def sampled_archs(recipe: Recipe, steps: int, left_out: Collection[str] = ()) -> dict[str, Any]:
     """How often each architecture, and each value of each knob, was drawn in the first ``steps``
     steps; ``left_out``: keys that did not fit into memory, which are counted as drawn.
 

@@ -132,8 +132,9 @@ class Trainer:
             self._train(progress, evaluate, listeners)
         except KeyboardInterrupt as error:
             raise self._interrupted(error) from None
-        except (CallbackFailed, BrokenPipeError):
-            if self.ranks.rank == 0 and not self._updating:
+        except (StatedFailure, InputError, BrokenPipeError) as error:
+            observed = listeners.failed or isinstance(error, (CallbackFailed, BrokenPipeError))
+            if observed and self.ranks.rank == 0 and not self._updating:
                 self.save()
             raise
         # with several processes: the connection to a process that the same signal ended

@@ -45,6 +45,12 @@ def test_rules(scene: Scene, expected: Sizing) -> None:
     assert replace(size_for(scene, 16), reasons=()) == expected
 
 
+def test_a_given_side_decides_the_mask_map() -> None:
+    # 96 x 0.187 = 18 px, 4 cells of 4 px
+    found = size_for(BLOOD, 16, 96)
+    assert replace(found, reasons=()) == Sizing(96, 50, 0.19, 4)
+
+
 def test_bounds_hold_for_any_scene() -> None:
     draw = random.Random(5)
     for _ in range(2000):

@@ -14,7 +14,7 @@ from tiny import SPACE, TINY, TRAIN
 from rfdetr_repro import TrainingCallback
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.model.checkpoints.native import read_tensors
-from rfdetr_repro.spec.errors import StatedFailure
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.train.callbacks import (
     TrainingEnd,
     TrainingEvaluation,
@@ -118,6 +118,27 @@ def test_a_callback_that_fails_ends_the_run_at_the_step_that_is_saved(
     resumed.run(evaluate=rows)
     Trainer(RECIPE, split, tmp_path / "whole").run(evaluate=rows)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("error", [InputError("no place"), StatedFailure("told")])
+def test_a_callback_that_states_its_failure_ends_the_run_at_a_saved_step(
+    split: CocoSplit, tmp_path: Path, error: Exception
+) -> None:
+    class Fails(TrainingCallback):
+        def on_step(self, facts: TrainingStep) -> None:
+            if facts.step == 3:
+                raise error
+
+        def on_start(self, start: TrainingStart) -> None:
+            if tmp_path.name == start.folder.name:
+                raise error
+
+    with pytest.raises(type(error)):
+        Trainer(RECIPE, split, tmp_path / "cut").run(evaluate=rows, callbacks=[Fails()])
+    assert Trainer(RECIPE, split, tmp_path / "cut").state.step == 3
+    with pytest.raises(type(error)):
+        Trainer(RECIPE, split, tmp_path).run(evaluate=rows, callbacks=[Fails()])
+    assert not (tmp_path / STATE).exists()  # nothing was trained
 
 
 def test_a_callback_that_ends_the_run_as_ctrl_c_does(split: CocoSplit, tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def row(line: str, head: str) -> dict[str, str]:
     return dict(zip(head.split(), line.split(), strict=True))
 
 
+def test_a_run_without_held_out_splits_promises_no_evaluation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    TrainingDisplay(clock=Clock(), evaluated=False).on_start(START)
+    assert lines(capsys)[-1] == "no evaluation during the training"
+    TrainingDisplay(clock=Clock()).on_start(START)
+    assert lines(capsys)[-1] == "evaluation every 200 steps and at the end"
+
+
 def test_a_line_holds_means_speed_memory_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from rfdetr_repro.model.checkpoints.pretrained import with_queries
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.sizing import Sizing
+from rfdetr_repro.train import command
 from rfdetr_repro.train.prepare import start_from, start_of
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run import TrainRequest, train
@@ -122,3 +125,36 @@ def test_a_sized_start_trains(tmp_path: Path) -> None:
         processes=1,
     )
     assert train(request).steps == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--fixed", "--shape", "64x96"], ["--queries", "60"]])
+def test_a_plan_is_of_what_the_training_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    data = write_embedded(
+        tmp_path / "data",
+        EmbeddedConfig(64, train_images=4, val_images=2, test_images=0),
+        workers=1,
+    )
+    recipes: list[Recipe] = []
+
+    def planned(recipe: Recipe, device: Any, images: int) -> Any:
+        recipes.append(recipe)
+        return SimpleNamespace(lines=lambda: [str(images)])
+
+    def trained(request: TrainRequest) -> Any:
+        recipes.append(request.recipe)
+        return SimpleNamespace(best=None, model="model")
+
+    monkeypatch.setattr("rfdetr_repro.train.plan.plan", planned)
+    monkeypatch.setattr(command, "train", trained)
+    given = ["--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu", *more]
+    command.main([*given, "--plan"])
+    command.main(given)
+    plan, run = recipes
+    assert (plan.preset.arch, plan.train, plan.space) == (run.preset.arch, run.train, run.space)
+    assert plan.preset.model == run.preset.model
+    if "--shape" in more:
+        assert run.preset.arch.input_hw == (64, 96)
+    if "--queries" in more:
+        assert run.preset.arch.queries == 60
