@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     entries: list[dict[str, Any]] = []
     try:
         for medium, name in zip(found, names, strict=True):
-            entries.append(work.entry(medium, name))
+            work.look_at(medium, name, entries)
     finally:  # also after Ctrl-C
         if entries:
             write_atomic(args.out / JSON_FILE, json.dumps(entries, indent=1))
@@ -292,21 +292,25 @@ class Work:
     every: int = 1
     most: int | None = None
 
-    def entry(self, medium: Medium, name: Path) -> dict[str, Any]:
-        """The file's entry in the JSON; its drawn form is written. A file that cannot be read has
-        an ``error``, which is also printed.
+    def look_at(self, medium: Medium, name: Path, entries: list[dict[str, Any]]) -> None:
+        """Writes the drawn form of a file, and adds its entry in the JSON to ``entries``. A file
+        that cannot be read has an ``error``, which is also printed. The entry of a video or camera
+        that Ctrl-C ends is that of the frames until then.
         """
-        about = {"image": medium.path.name, "path": str(medium.path)}
         rest: dict[str, Any] = {}
+        ended = False
         try:
             if medium.kind == "picture":
                 rest = self._picture(medium, name)
             else:
                 self._video(medium, name, rest)
+            ended = True
         except Unreadable as error:
             print(f"error: {error}", file=sys.stderr)
             rest["error"] = str(error)
-        return about | rest
+        finally:
+            if ended or rest:
+                entries.append({"image": medium.path.name, "path": str(medium.path)} | rest)
 
     def _picture(self, medium: Medium, name: Path) -> dict[str, Any]:
         from rfdetr_repro.data.decoding import decode, decode_reduced

@@ -5,7 +5,6 @@ Frames are shown as players show them: rotated by the stream's own matrix, at th
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -16,12 +15,14 @@ import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path
+from rfdetr_repro.spec.optional import optional_module
 
 from .media import Medium
 
 _CODECS = ("libx264", "mpeg4")  # the first that this build of FFmpeg can write
 _CLOCK = Fraction(1, 90_000)  # time base of written videos
 _LONGEST_SIDE = 16_384
+_USUAL_RATE = 25  # frames per second of a file that states nothing
 
 
 class Frame(NamedTuple):
@@ -34,13 +35,11 @@ class Frame(NamedTuple):
 
 def require_av() -> Any:
     """PyAV. Raises :class:`InputError` where the package is not installed."""
-    try:
-        return importlib.import_module("av")
-    except ImportError as error:
-        raise InputError(
-            "videos and cameras need the package av, which is not installed",
-            hint="pip install av, or give the frames as pictures",
-        ) from error
+    return optional_module(
+        "av",
+        "videos and cameras need the package av, which is not installed",
+        "pip install av, or give the frames as pictures",
+    )
 
 
 def check_video(medium: Medium) -> None:
@@ -60,7 +59,7 @@ def frames(medium: Medium) -> Generator[Frame, None, None]:
     with _opened(medium) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        rate = _rate(stream)
         start: float | None = None
         with _errors_of(medium):
             for number, frame in enumerate(container.decode(stream)):
@@ -88,7 +87,7 @@ class VideoFile:
 
     def add(self, frame: Frame) -> None:
         """Writes one frame at its time. Frames of another size than the first are fitted to the
-        first frame's size by black borders or by cutting.
+        first frame's size: the last row and column are repeated, or what lies beyond is cut off.
         """
         av = require_av()
         if self._container is None:
@@ -136,8 +135,11 @@ class VideoFile:
 def rate_of(medium: Medium) -> float:
     """Frames per second as the file states them; 25 where it states nothing."""
     with _opened(medium) as container:
-        stream = container.streams.video[0]
-        return float(stream.average_rate or stream.guessed_rate or 25)
+        return _rate(container.streams.video[0])
+
+
+def _rate(stream: Any) -> float:
+    return float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
 
 
 @contextmanager

@@ -56,11 +56,18 @@ class Tiling:
 
     ``how``: None, for tiles as large as the model's input, so that no tile shrinks; a number of
     tiles per side; or (height, width) of a tile in px. ``overlap``: share of a tile's side that the
-    next tile shows again, at least; 0 to 0.5.
+    next tile shows again, at least; 0 to 0.5. Raises :class:`InputError` for another share.
     """
 
     how: int | tuple[int, int] | None = None
     overlap: float = OVERLAP
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise InputError(
+                f"tiles that overlap by {self.overlap:g} of their side",
+                hint=f"give a share from 0 to {MOST_OVERLAP:g}",
+            )
 
     @classmethod
     def parse(cls, text: str, overlap: float = OVERLAP) -> Tiling:
@@ -252,7 +259,8 @@ def merge(windows: Sequence[Window], parts: Sequence[Part], picture_hw: tuple[in
     order = kept[np.argsort(-scores[kept], kind="stable")]
     masks = None
     if pieces.masks is not None:
-        masks = Crops([_mask(pieces, groups[row]) for row in order.tolist()], picture_hw)
+        unions = [_mask(pieces, pieces.masks, groups[row]) for row in order.tolist()]
+        masks = Crops(unions, picture_hw)
     return Merged(
         boxes[order].astype(np.float32), scores[order].astype(np.float32), labels[order], masks
     )
@@ -422,9 +430,8 @@ def _box(pieces: _Pieces, rows: Array) -> Array:
     return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
 
 
-def _mask(pieces: _Pieces, rows: Array) -> Crop:
-    assert pieces.masks is not None
-    return Crop.union(pieces.masks[row] for row in _chosen(pieces, rows).tolist())
+def _mask(pieces: _Pieces, masks: Sequence[Crop], rows: Array) -> Crop:
+    return Crop.union(masks[row] for row in _chosen(pieces, rows).tolist())
 
 
 class _Found(NamedTuple):

@@ -71,6 +71,6 @@ def _file(model: ModelSource, folder: Path) -> Path:
     """The ONNX file to audit: any ONNX file as it is, everything else as an artifact."""
     from .deployed import deployed
 
-    if model.kind == "onnx" and model.path is not None:
-        return model.path
+    if model.kind == "onnx":
+        return model.place
     return deployed(model, folder).path

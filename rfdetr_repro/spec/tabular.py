@@ -6,11 +6,10 @@ and an unknown value is NA, never 0, NaN or an empty text.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import InputError
+from .optional import optional_module
 
 LARGEST_INT64 = 2**63 - 1
 
@@ -53,10 +52,8 @@ def _kind_of(values: Sequence[Any]) -> str:
 
 
 def _pandas() -> Any:
-    try:
-        return importlib.import_module("pandas")
-    except ImportError as error:
-        raise InputError(
-            "frames need pandas, which is not installed",
-            hint="pip install 'rfdetr-repro[frames]'",
-        ) from error
+    return optional_module(
+        "pandas",
+        "frames need pandas, which is not installed",
+        "pip install 'rfdetr-repro[frames]'",
+    )

@@ -8,7 +8,6 @@ All loggers get the same curves: ``train/loss`` with its weighted parts, ``train
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.optional import optional_module
 from rfdetr_repro.spec.ranges import choose
 
 from .callbacks import (
@@ -57,13 +57,11 @@ class CurveLogger(TrainingCallback):
     @classmethod
     def check(cls) -> Any:
         """The logger's package. Raises :class:`InputError` where it is not installed."""
-        try:
-            return importlib.import_module(cls.module)
-        except ImportError as error:
-            raise InputError(
-                f"{cls.name} is not installed",
-                hint=f"pip install {cls.name}, or leave {cls.name} out",
-            ) from error
+        return optional_module(
+            cls.module,
+            f"{cls.name} is not installed",
+            f"pip install {cls.name}, or leave {cls.name} out",
+        )
 
     # -- what a logger does ------------------------------------------------------------------------
 

@@ -385,6 +385,8 @@ def test_a_video_that_breaks_off_or_is_ended_leaves_valid_files(
     assert run_main(predict.main, arguments) == 130
     assert len(lines_of(tmp_path / "out" / "clip.jsonl")) == 3
     assert len(list(frames(Medium("video", tmp_path / "out" / "clip.mp4")))) == 3
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (entry["frames"], entry["drawn"], entry["frames_file"]) == (3, "clip.mp4", "clip.jsonl")
     monkeypatch.undo()
     (tmp_path / "broken.mp4").write_bytes(given.read_bytes()[:200])
     write(tmp_path / "a.png")
