@@ -19,13 +19,16 @@ from .outlook import later_steps, stage_names, stage_of
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# stages of the model that a session's budget chooses: another session may choose another model
+OF_CHOSEN = ("predictions", "evaluation")
 
 
 @dataclass
 class Stages:
     """The finished stages and their durations: ``RUN/stages.json``.
 
-    A stage that is repeated with nothing to do keeps its first duration.
+    A stage that is repeated with nothing to do keeps its first duration and its line; the line of a
+    stage in OF_CHOSEN is that of the last session.
     """
 
     path: Path
@@ -67,6 +70,8 @@ class Stages:
                     "detail": detail,
                 },
             )
+        elif name in OF_CHOSEN and detail != self.rows[name]["detail"]:
+            self.note(name, {**self.rows[name], "detail": detail})
         log.info(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s")
         return result
 

@@ -69,6 +69,15 @@ def test_the_work_of_a_stage_knows_its_place(
     assert seen[2] is None and "\n[an extra] more\n" in "\n" + capsys.readouterr().out
 
 
+def test_a_repeated_stage_names_the_model_that_is_chosen_now(tmp_path: Path) -> None:
+    path = tmp_path / "stages.json"
+    for detail in ("first", "second"):
+        for name in ("search", "evaluation"):
+            Stages(path).of(EMBEDDED).run(name, "", lambda detail=detail: (None, detail))
+    rows = Stages(path).rows
+    assert (rows["search"]["detail"], rows["evaluation"]["detail"]) == ("first", "second")
+
+
 def test_every_stage_of_the_flow_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
