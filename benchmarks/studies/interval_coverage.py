@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.signal import lfilter
 
-from rfdetr_repro.bench.command.arguments import BUILDS
+from rfdetr_repro.bench.command.protocols import BUILDS
 from rfdetr_repro.bench.loop import StopRule
 from rfdetr_repro.records.samples import BLOCK, Series
 from rfdetr_repro.records.statistics import compare_series, compare_sessions, pooled_interval

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from rfdetr_repro.spec.errors import StatedFailure
 
-from .arguments import FORMS, NORMALISE, check, parser, protocols_of
+from .arguments import FORMS, NORMALISE, check, parser
+from .protocols import protocols_of
 
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Context, Outcome, Row
