@@ -70,7 +70,7 @@ class Threshold:
         if self.chosen_on == evaluated:
             return (
                 f"{text}, the split that is evaluated: precision, recall and F1 are optimistic. "
-                f"Choose it on another split with --threshold-split."
+                f"Choose the threshold on another split with --threshold-split."
             )
         return f"{text}, and used on {evaluated}."
 

@@ -142,7 +142,7 @@ def _with_front(chosen: Campaign, args: argparse.Namespace) -> Campaign:
     if args.finetune_steps is not None and (chosen.follow_data or chosen.time_budget_s):
         raise InputError(
             "--finetune-steps in a run whose steps are planned for a given time",
-            hint="leave it out; the time for fine-tuning is divided among the models",
+            hint="leave --finetune-steps out; the time for fine-tuning is divided among the models",
         )
     steps = args.finetune_steps or chosen.finetune_steps or front.steps
     return replace(chosen, finetune_front=True, finetune_steps=steps)

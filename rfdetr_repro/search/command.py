@@ -219,7 +219,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
     if args.most_engines is not None and args.most_engines < args.engines:
         raise InputError(
             f"--most-engines {args.most_engines} is less than --engines {args.engines}",
-            hint="raise --most-engines, or leave it out",
+            hint="raise --most-engines, or leave --most-engines out",
         )
     wanted = split_names(args.confirm_on)
     check_confirmed(wanted, f"--confirm-on {args.confirm_on}")

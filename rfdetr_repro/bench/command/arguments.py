@@ -372,7 +372,7 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(
             f"--spin-ms is part of the wait of the buffered mode, and the mode {modes_of(args)} "
             f"has no wait",
-            hint="leave it out",
+            hint="leave --spin-ms out",
         )
     if args.inject is not None and args.checkpoint is not None:
         raise InputError(

@@ -155,7 +155,7 @@ def _images(count: int) -> str:
 def _hint_of_batch(artifact: Artifact) -> str:
     if artifact.manifest.adoption:
         return "an adopted file takes one image at a time; leave --batch out"
-    return "export it with --batch dynamic"
+    return "export the model with --batch dynamic"
 
 
 def rows_of(
