@@ -184,6 +184,8 @@ def plan_front(request: SearchRequest) -> list[str]:
     """A line with the estimated duration of the fine-tuning of the front, from a few steps timed on
     this machine; empty where none is asked for.
     """
+    if request.front is None:
+        return []
     run = SearchRun.open(request)
     if run.front is None:
         return []
