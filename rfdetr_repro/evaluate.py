@@ -147,10 +147,10 @@ def evaluated(
 
 
 def _refuse_random(source: ModelSource) -> None:
-    from rfdetr_repro.export.artifact import load_artifact, manifest_path
+    from rfdetr_repro.export.artifact import has_manifest, load_artifact
 
     path = source.place
-    known = os.path.lexists(manifest_path(path)) or source.kind != "onnx"
+    known = has_manifest(path) or source.kind != "onnx"
     if known and load_artifact(path).manifest.model.weights == "random":
         raise InputError(
             "a model with random weights has no accuracy", path, "train the model first"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ SCHEMA = 1
 RESIZE_RULE = ANTIALIASED
 LETTERBOX_RULE = LETTERBOX
 OPEN_BATCH = "dynamic"
+MOST_IMAGES = 4096  # largest batch
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 
@@ -213,6 +215,13 @@ def manifest_path(path: str | Path) -> Path:
         if path.suffix in ("", ".onnx", ".json")
         else path.with_name(f"{path.name}.json")
     )
+
+
+def has_manifest(path: str | Path) -> bool:
+    """Whether the file has a manifest. A broken link counts: it is a lost manifest, not a file
+    without a manifest.
+    """
+    return os.path.lexists(manifest_path(path))
 
 
 def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Artifact:

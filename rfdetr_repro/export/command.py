@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfdetr_repro.export.artifact import OPEN_BATCH
+from rfdetr_repro.export.artifact import MOST_IMAGES, OPEN_BATCH
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.export.tensorrt.command import add_batches
 from rfdetr_repro.spec.arguments import (
@@ -34,8 +34,6 @@ from rfdetr_repro.spec.unfinished import temporary_folder
 if TYPE_CHECKING:
     from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
     from rfdetr_repro.model.detector import Detector
-
-MOST_IMAGES = 4096  # largest batch
 
 # suffix of --out -> the format that it means, unless --to names the format
 FORMATS = {".onnx": "onnx", ".safetensors": "torch", ".engine": "tensorrt"}

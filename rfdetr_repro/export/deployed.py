@@ -22,7 +22,7 @@ from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.model_source import ENGINES, ModelSource, run_weights
 from rfdetr_repro.spec.resize_rules import with_antialias
 
-from .artifact import Artifact, ArtifactMeta, load_artifact, manifest_path
+from .artifact import Artifact, ArtifactMeta, has_manifest, load_artifact, manifest_path
 from .trial import tried
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def deployed(
     if kind in ("size", "weights"):
         return _exported(model, Path(folder), to, facts)
     path = model.place
-    if kind == "onnx" and not _has_manifest(path):
+    if kind == "onnx" and not has_manifest(path):
         return adopted(path, Path(folder), facts)
     if facts.of_weights:
         raise InputError(
@@ -126,11 +126,6 @@ def deployed(
         )
     found = load_artifact(path)
     return tried(found) if kind == "onnx" else found
-
-
-def _has_manifest(path: Path) -> bool:
-    # a broken link is a lost manifest, not a file without a manifest
-    return manifest_path(path).is_symlink() or manifest_path(path).exists()
 
 
 def file_of_run(folder: Path) -> tuple[Path, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfdetr_repro.data.source import source_of
+from rfdetr_repro.export.artifact import has_manifest
 from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.labels import labels_given
@@ -52,7 +52,7 @@ def artifacts_of(
         file = f"{plain_name(given, 'the name')}.onnx" if given else Path(path).name
         target = Path(args.out).parent / "adopted" / file
         key = given or path
-        if key in wanted or (target in targets and not _has_manifest(path)):
+        if key in wanted or (target in targets and not has_manifest(path)):
             raise InputError(
                 f"two models have the name {Path(file).stem!r}: {targets[target]} and {path}",
                 hint="rename one of the files, or give each a name: --model NAME=FILE",
@@ -259,13 +259,6 @@ def backend_of(args: argparse.Namespace, graph: bool) -> str:
     return str(args.backend)
 
 
-def _has_manifest(path: str | Path) -> bool:
-    from rfdetr_repro.export.artifact import manifest_path
-
-    # a broken link is a lost manifest, not a file without a manifest
-    return os.path.lexists(manifest_path(path))
-
-
 def _file(
     args: argparse.Namespace,
     text: str,
@@ -307,7 +300,7 @@ def _own_or_adopted(
         facts = FileFacts(labels=labels_given(args.labels))
         return deployed(source, target.parent.parent / "models", to=to, facts=facts)
     path = source.place
-    if _has_manifest(path):
+    if has_manifest(path):
         return tried(load_artifact(path))
     # nothing is kept of a file that cannot be run
     with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:
@@ -442,7 +435,7 @@ def _in_precision(
 
     names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
     path = folder / f"{'-'.join(names)}.onnx"
-    if path.is_file() and _has_manifest(path):
+    if path.is_file() and has_manifest(path):
         return load_artifact(path)
     try:
         half = importlib.import_module("rfdetr_repro.export.half")

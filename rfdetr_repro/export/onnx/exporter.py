@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rfdetr_repro.data.network_input import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_repro.export.artifact import (
+    MOST_IMAGES,
     NORMALISATION,
     OPEN_BATCH,
     Artifact,
@@ -46,8 +47,6 @@ from .aten import translate
 from .graph import OPSET, Graph
 from .open_batch import RECORDED, with_open_batch
 from .trace import TraceError, trace
-
-MOST_IMAGES = 4096  # largest batch, also in export/command.py, which imports no torch
 
 
 class Contract(NamedTuple):

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfdetr_repro.export.artifact import MOST_IMAGES
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_positional_model,
@@ -31,7 +32,7 @@ def add_batches(arguments: argparse.ArgumentParser) -> None:
 
 
 def _batches(text: str) -> tuple[int, int, int]:
-    parts = [whole(1, 4096)(part) for part in text.split(",")]
+    parts = [whole(1, MOST_IMAGES)(part) for part in text.split(",")]
     if len(parts) != 3 or parts != sorted(parts):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not three rising numbers of images, such as 1,8,32"
