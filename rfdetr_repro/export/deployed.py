@@ -137,7 +137,7 @@ def file_of_run(folder: Path) -> tuple[Path, str]:
     :class:`InputError` for a folder with none of them.
     """
     aps = _measured_aps(folder)
-    artifacts = _artifacts_in(folder)
+    artifacts = artifacts_in(folder)
     chosen = [path for path in artifacts if path.parent == folder and path.match(CHOSEN)]
     for paths, why in ((chosen, "chosen under a budget"), (artifacts, "the best measured file")):
         known = [path for path in paths if artifacts[path] in aps]
@@ -170,7 +170,7 @@ def _ap_on_val(record: Record) -> float | None:
     return metric("ap").value(record)
 
 
-def _artifacts_in(folder: Path) -> dict[Path, str]:
+def artifacts_in(folder: Path) -> dict[Path, str]:
     """Every deployed file of the run with a manifest -> its SHA-256 as the manifest states it."""
     found = {}
     for path in sorted(folder.rglob("*")):

@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfdetr_repro.export.artifact import (
-    Artifact,
-    load_artifact,
-    manifest_path,
-    write_artifact,
-)
+from rfdetr_repro.export.artifact import Artifact, load_artifact, write_artifact
+from rfdetr_repro.export.deployed import artifacts_in
 from rfdetr_repro.records.pareto import comparable_groups, metric, pickable
 from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, StatedFailure
-from rfdetr_repro.spec.files import read_json, write_atomic
+from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.metrics import percent
 
 from .budget import Budget
@@ -150,15 +146,10 @@ def file_of(run: Path, measured: MeasuredRecord) -> Path:
     """The file in the run whose manifest states the Record's SHA-256. Raises :class:`InputError` if
     it is not there.
     """
-    for manifest in sorted(run.rglob("artifacts/**/*.json")):
-        try:
-            fields = read_json(manifest)
-        except InputError:  # of a file that is being written
-            continue
-        if isinstance(fields, dict) and fields.get("sha256") == measured.artifact.sha256:
-            for path in manifest.parent.iterdir():
-                if path != manifest and manifest_path(path) == manifest:
-                    return path
+    for path, sha256 in artifacts_in(run).items():
+        # not a copy that a budget chose before
+        if sha256 == measured.artifact.sha256 and "artifacts" in path.relative_to(run).parts:
+            return path
     raise InputError(
         f"the file with SHA-256 {measured.artifact.sha256[:12]} is not in the run",
         run / "artifacts",
