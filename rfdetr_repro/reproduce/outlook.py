@@ -11,7 +11,7 @@ from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.stage import Stage
 
 # seconds for example pictures, tables and report, which hardly depend on the campaign
-END_S = 50.0  # planning, reading data, pictures, evaluation, tables and report
+END_S = 30.0
 
 
 def stage_names(campaign: Campaign) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from .training import recipe_on
 MEASURING_SHARE = 1 / 3  # of the time, for search and confirmation
 FINETUNING_SHARE = 0.35  # of the time for training
 RESERVE = 0.12  # of the time
+START_S = 20.0  # planning and the reading of the data
 DEFAULT_S = 20 * 60.0  # for a campaign that follows its data and has no time budget
 CHECKS_S = 2.0  # comparison of one exported file with PyTorch, and its AP
 EVALUATIONS = 5  # of the supernet during and after its training
@@ -256,7 +257,7 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
     return Costs(
         trained.step_seconds + added,
         max(one.seconds for one in trained.timed) + added,
-        search.passes_s + evaluations + comparison + END_S,
+        search.passes_s + evaluations + comparison + START_S + END_S,
         search.engine_s + search.measure_s,
         search.engine_s + _confirming_s(campaign, per_image) + CHECKS_S + per_image * heldout,
         narrow,
