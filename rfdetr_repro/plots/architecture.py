@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.spec.model_config import ModelConfig
 
 from .boxes import arrow, box, box_height_in, canvas, cell
@@ -34,10 +35,6 @@ class _Part:
     name: str
     words: tuple[str, ...]
     color: str
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _patches(config: ModelConfig, arch: Arch) -> _Part:
@@ -67,13 +64,13 @@ def _backbone(config: ModelConfig, arch: Arch) -> _Part:
     across = len([k for k in config.global_blocks if k < config.vit_depth])
     inside = config.vit_depth - across
     attend = (
-        f"{_count(inside, 'block')} within {windows} windows, {across} over the whole image"
+        f"{plural(inside, 'block')} within {windows} windows, {across} over the whole image"
         if windows > 1
         else "one window: every block attends over the whole image"
     )
     return _Part(
-        f"Backbone: ViT, {_count(config.vit_depth, 'block')}",
-        (f"width {config.vit_dim}, {_count(config.vit_heads, 'head')}; {attend}",),
+        f"Backbone: ViT, {plural(config.vit_depth, 'block')}",
+        (f"width {config.vit_dim}, {plural(config.vit_heads, 'head')}; {attend}",),
         BLUE,
     )
 
@@ -87,8 +84,8 @@ def _projector(config: ModelConfig, arch: Arch) -> _Part:
     return _Part(
         "Projector",
         (
-            f"joins {_count(len(config.feature_stages), 'backbone map')}",
-            f"{_count(config.projector_blocks, 'bottleneck')} per level, width {config.hidden}",
+            f"joins {plural(len(config.feature_stages), 'backbone map')}",
+            f"{plural(config.projector_blocks, 'bottleneck')} per level, width {config.hidden}",
             f"levels {', '.join(maps)}" if len(maps) > 1 else f"level {maps[0]}",
         ),
         GREEN,
@@ -111,9 +108,9 @@ def _selection(config: ModelConfig, arch: Arch) -> _Part:
 def _decoder(config: ModelConfig, arch: Arch) -> _Part:
     stored = config.decoder_layers
     run = (
-        f"{arch.decoder_layers} of {_count(stored, 'layer')} run"
+        f"{arch.decoder_layers} of {plural(stored, 'layer')} run"
         if arch.decoder_layers != stored
-        else f"all {_count(stored, 'layer')} run"
+        else f"all {plural(stored, 'layer')} run"
     )
     return _Part(
         "Decoder",
@@ -121,7 +118,7 @@ def _decoder(config: ModelConfig, arch: Arch) -> _Part:
             run,
             f"self-attention: {config.self_heads} heads",
             f"deformable cross-attention: {config.cross_heads} heads, {config.points} points, "
-            f"{_count(len(config.levels), 'level')}",
+            f"{plural(len(config.levels), 'level')}",
             f"feed-forward: {config.ffn}",
         ),
         VERMILION,
@@ -132,7 +129,7 @@ def _heads(config: ModelConfig, arch: Arch) -> _Part:
     height, width = arch.input_hw
     stride = config.mask_stride
     masks = (
-        f"mask of {height // stride} x {width // stride}, a {stride}th of the side"
+        f"mask of {height // stride} x {width // stride}, 1/{stride} of the side"
         if config.masks
         else "no masks in this size"
     )

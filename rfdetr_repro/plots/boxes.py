@@ -10,7 +10,7 @@ from matplotlib.figure import FigureBase
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from .layout import LINE, fitted, wrapped
-from .style import BLACK, GREY, WIDTH_IN
+from .style import BLACK, GREY, WIDTH_IN, rgb
 
 NAME_PT = 8.0
 WORDS_PT = 6.8
@@ -82,5 +82,4 @@ def cell(
 
 def tint(color: str, share: float = 0.1) -> str:
     """The colour, thinned with white to this share."""
-    parts = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
-    return "#" + "".join(f"{round(255 - share * (255 - part)):02X}" for part in parts)
+    return "#" + "".join(f"{round(255 - share * (255 - part)):02X}" for part in rgb(color))

@@ -112,7 +112,7 @@ def _add_rivals(arguments: argparse.ArgumentParser) -> None:
     add(
         "--images",
         type=input_folder,
-        help="folder of the images (default: where the predictions say that the images are)",
+        help="folder of the images (default: the paths in the files of predictions)",
     )
     add(
         "--threshold",

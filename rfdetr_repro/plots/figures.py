@@ -169,7 +169,10 @@ def _space(sources: Sources) -> Plan:
 
 
 def rivals_figure(rivals: Rivals, path: str | Path) -> Path:
-    """Several models' predictions on the same images, side by side; see :mod:`.rivals`."""
+    """Several models' predictions on the same images, side by side; see :mod:`.rivals`. Raises
+    :class:`InputError` for a broken file, an image that is missing, and names that are not one for
+    each file.
+    """
     return _saved(_rivals(rivals), path)
 
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
 from .detections import Annotations, class_color, class_label
 from .label_rule import place_labels
-from .style import drawable, families
+from .style import drawable, families, rgb
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +35,7 @@ def draw_over(image: Array, objects: Annotations, class_names: Sequence[str] = (
     line = max(1, round(min(height, width) / 240))
     _masks(canvas, objects)
     for box, label in zip(np.asarray(objects.boxes_xyxy), objects.labels, strict=True):
-        _rectangle(canvas, box, line, _rgb(int(label)))
+        _rectangle(canvas, box, line, rgb(class_color(label)))
     size = int(np.clip(min(height, width) / 55, *_FONT_PX))
     texts = [
         drawable(
@@ -55,7 +54,9 @@ def draw_over(image: Array, objects: Annotations, class_names: Sequence[str] = (
         objects.boxes_xyxy, objects.labels, objects.scores, size_of, (height, width)
     )
     for row, left, top in placed:
-        tile = _label(_runs(texts[row], size), size_of(row), pad, _rgb(int(objects.labels[row])))
+        tile = _label(
+            _runs(texts[row], size), size_of(row), pad, rgb(class_color(objects.labels[row]))
+        )
         part = canvas[round(top) :, round(left) :][: tile.shape[0], : tile.shape[1]]
         part[:] = tile[: part.shape[0], : part.shape[1]]
     return canvas
@@ -67,7 +68,7 @@ def _masks(canvas: Array, objects: Annotations) -> None:
         return
     band = max(1, _BAND_PX // canvas.shape[1])
     for mask, label in zip(objects.masks, objects.labels, strict=True):
-        color = _MASK_SHARE * np.array(_rgb(int(label)), dtype=np.float32)
+        color = _MASK_SHARE * np.array(rgb(class_color(label)), dtype=np.float32)
         for top in range(0, len(canvas), band):
             inside = mask[top : top + band]
             if inside.any():
@@ -128,11 +129,6 @@ def _runs(text: str, size: int) -> list[tuple[Any, str]]:
 @lru_cache(maxsize=32)
 def _charmap(family: str) -> frozenset[int]:
     return frozenset(font_manager.get_font(font_manager.findfont(family)).get_charmap())
-
-
-def _rgb(label: int) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * part) for part in to_rgb(class_color(label)))
-    return red, green, blue
 
 
 @lru_cache(maxsize=32)

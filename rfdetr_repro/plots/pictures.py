@@ -44,15 +44,10 @@ class Picture:
 
 def run_pictures(run: str | Path) -> list[Picture]:
     """The pictures of ``run/predictions`` with the captions of ``run/predictions.json``; raises
-    :class:`InputError` if there are none.
+    :class:`InputError` if there are no pictures, and for a broken file.
     """
     folder = Path(run) / "predictions"
-    captions = {}
-    listed = Path(run) / "predictions.json"
-    rows = read_json(listed) if listed.exists() else []
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict):
-            captions[str(row.get("file", ""))] = str(row.get("caption", ""))
+    captions = read_captions(Path(run) / "predictions.json")
     pictures = []
     for path in sorted(folder.glob("*.png")):
         try:
@@ -69,6 +64,22 @@ def run_pictures(run: str | Path) -> list[Picture]:
             "a run of python -m rfdetr_repro.reproduce draws them",
         )
     return pictures
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """File name to caption, from a JSON list of objects with ``file`` and ``caption``; empty if the
+    file does not exist. Raises :class:`InputError` for anything else.
+    """
+    rows = read_json(path) if path.exists() else []
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
+    ):
+        raise InputError(
+            "not a list of pictures with their captions",
+            path,
+            "remove the file, or draw the pictures again",
+        )
+    return {Path(row["file"]).name: str(row.get("caption", "")) for row in rows}
 
 
 def pictures_height_in(pictures: Sequence[Picture]) -> float:

@@ -195,7 +195,7 @@ def compared(
     ]
     if not shared:
         raise InputError(
-            "no image is in every file of predictions with an object on it",
+            "no image with a predicted object is in every file of predictions",
             hint="predict the same images with every model",
         )
     pictures = []

@@ -46,7 +46,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None},
 }
 
-# Fonts for letters that DejaVu Sans lacks, if they are installed as TrueType, which a PDF can #
+# Fonts for letters that DejaVu Sans lacks, if they are installed as TrueType, which a PDF can
 # embed.
 _FALLBACKS = (
     "Droid Sans Fallback",
@@ -237,11 +237,17 @@ def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
     axes.set_xlabel("latency, ms (log scale)")
 
 
+def rgb(color: str) -> tuple[int, int, int]:
+    """Red, green and blue, each in 0..255, of a colour such as "#0072B2"."""
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return red, green, blue
+
+
 def ink(color: str) -> str:
     """A darker form of a colour of the palette, in which small letters on white can be read."""
     if color in (BLACK, GREY):
         return color
-    parts = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    parts = rgb(color)
     bright = (0.3 * parts[0] + 0.59 * parts[1] + 0.11 * parts[2]) / 255
     keep = 1.0 if bright < 0.4 else 0.4 / bright
     return "#" + "".join(f"{round(keep * part):02X}" for part in parts)

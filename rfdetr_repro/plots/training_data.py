@@ -18,9 +18,20 @@ from numpy.typing import NDArray
 
 from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS
 
-from .detections import Annotations
+from .detections import Annotations, class_color
 from .layout import foot_line
-from .style import BLACK, BLUE, GREY, ORANGE, PALETTE, VERMILION, drawable, shortened
+from .style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    PALETTE,
+    VERMILION,
+    WIDTH_IN,
+    drawable,
+    rgb,
+    shortened,
+)
 from .training import running_mean
 
 MOST_CLASSES = 20  # bars
@@ -110,7 +121,7 @@ def _classes(axes: Axes, classes: Mapping[str, Mapping[str, Any]]) -> None:
     axes.grid(visible=True, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     more = len(ordered) - len(shown)
-    axes.set_title("objects per class" + (f" (and {more} classes more)" if more else ""))
+    axes.set_title("objects per class" + (f" (and {more} more classes)" if more else ""))
 
 
 def _bars(axes: Axes, histogram: Mapping[str, int]) -> None:
@@ -169,13 +180,13 @@ def _colours(figure: FigureBase, class_names: Sequence[str], y: float) -> None:
     left = 0.01
     for label, name in enumerate(class_names):
         text = drawable(shortened(name, 16))
-        figure.text(left, y, text, fontsize=7.0, color=_color(label), va="center")
+        figure.text(left, y, text, fontsize=7.0, color=class_color(label), va="center")
         left += 0.013 * len(text) + 0.02
 
 
-def batch_height_in(count: int, width_in: float = 6.7) -> float:
+def batch_height_in(count: int) -> float:
     """Height in inches of the pictures of :func:`draw_batch`."""
-    return -(-count // ACROSS) * (width_in / ACROSS + 0.2) + 0.6
+    return -(-count // ACROSS) * (WIDTH_IN / ACROSS + 0.2) + 0.6
 
 
 def _picture(
@@ -187,12 +198,12 @@ def _picture(
         shown = image.copy()
         for mask, label in zip(found.masks, found.labels, strict=True):
             edge = _edge(np.asarray(mask, bool))
-            shown[edge] = np.array(_rgb(int(label)), np.uint8)
+            shown[edge] = rgb(class_color(label))
     axes.imshow(shown, interpolation="nearest", aspect="equal")
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     few = len(found.labels) <= FEW_LABELS
     for (left, top, right, bottom), label in zip(found.boxes_xyxy, found.labels, strict=True):
-        color = _color(int(label))
+        color = class_color(label)
         axes.add_patch(
             Rectangle(
                 (left - 0.5, top - 0.5),
@@ -221,15 +232,6 @@ def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inside
-
-
-def _color(label: int) -> str:
-    return PALETTE[label % (len(PALETTE) - 1)]
-
-
-def _rgb(label: int) -> list[int]:
-    text = _color(label).lstrip("#")
-    return [int(text[place : place + 2], 16) for place in (0, 2, 4)]
 
 
 def draw_curves(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from itertools import groupby
 from fpdf.enums import TableBordersLayout, TableBorderStyle, TableCellStyle
 from fpdf.fonts import FontFace
 
-from rfdetr_repro.plots.style import BLACK, GREY, LIGHT, drawable, shortened
+from rfdetr_repro.plots.style import BLACK, GREY, LIGHT, drawable, rgb, shortened
 from rfdetr_repro.tables.format import Table
 
 from .pages import Pages
@@ -143,18 +143,13 @@ class _Rules(TableBordersLayout):
         num_col_idx: int,
         num_col_pos: int,
     ) -> TableCellStyle:
-        line = TableBorderStyle(thickness=0.6, color=_rgb(GREY))
+        line = TableBorderStyle(thickness=0.6, color=rgb(GREY))
         bottom: bool | TableBorderStyle = False
         if row_idx in (num_heading_rows - 1, num_rows - 1):
             bottom = line
         elif row_idx < num_heading_rows and self.groups[col_pos]:
-            bottom = TableBorderStyle(thickness=0.8, color=_rgb(LIGHT))
+            bottom = TableBorderStyle(thickness=0.8, color=rgb(LIGHT))
         return TableCellStyle(top=line if row_idx == 0 else False, bottom=bottom)
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
-    return red, green, blue
 
 
 def _draw_piece(pages: Pages, table: Table) -> None:
@@ -196,12 +191,12 @@ def _draw_piece(pages: Pages, table: Table) -> None:
         if grouped:
             row = sheet.row()
             for group, run in groupby(groups):
-                row.cell(group, colspan=len(list(run)), align="C", style=FontFace(color=_rgb(GREY)))
+                row.cell(group, colspan=len(list(run)), align="C", style=FontFace(color=rgb(GREY)))
         sheet.row(heads, v_align="B")
         before = ""
         for line, section in zip(lines, table.sections, strict=True):
             if section and section != before:
-                bold = FontFace(emphasis="B", color=_rgb(GREY))
+                bold = FontFace(emphasis="B", color=rgb(GREY))
                 sheet.row().cell(_text(section), colspan=len(widths), align="L", style=bold)
             before = section
             sheet.row(line)

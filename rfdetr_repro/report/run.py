@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rfdetr_repro.plots.pictures import read_captions
 from rfdetr_repro.plots.training import read_log
 from rfdetr_repro.records.pareto import Confirmed, confirmed_points
 from rfdetr_repro.records.record import Record
@@ -74,7 +75,7 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
         run.log = read_log(folder / "train_log.jsonl")
     if (folder / EVALUATION).exists():
         run.evaluation = _evaluation(folder / EVALUATION)
-    captions = _captions(folder / "predictions.json")
+    captions = read_captions(folder / "predictions.json")
     run.pictures = [
         (path, captions.get(path.name, ""))
         for path in sorted((folder / "predictions").glob("*.png"))
@@ -131,19 +132,3 @@ def _check_summary(summary: dict[str, Any], path: Path) -> None:
                 )
     if not all(isinstance(stage, dict) for stage in summary.get("stages") or []):
         raise InputError("a stage is not a JSON object", path, HINT)
-
-
-def _captions(path: Path) -> dict[str, str]:
-    """File name to caption, from a list of objects with ``file`` and ``caption``; anything else is
-    an :class:`InputError`.
-    """
-    rows = read_json(path) if path.exists() else []
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
-    ):
-        raise InputError(
-            "not a list of pictures with their captions",
-            path,
-            "remove the file, or draw the pictures again",
-        )
-    return {Path(row["file"]).name: str(row.get("caption", "")) for row in rows}

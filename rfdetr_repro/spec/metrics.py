@@ -74,6 +74,11 @@ def share(part: float, digits: int = 1) -> str:
     return f"{percent(part, digits=digits)}%"
 
 
+def plural(number: int, noun: str) -> str:
+    """A count with its noun: "1 Record", "1,523 Records"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def milliseconds(value: float | None, absent: str = "") -> str:
     """Two decimals below 10 ms, one decimal above; ``absent`` for None."""
     if value is None:
