@@ -14,6 +14,7 @@ from typing import Any
 from rfdetr_repro.plots.diagnosis import charts
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_file
+from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.tables.diagnosis import UNKNOWN_NOTE, class_table, size_table
 from rfdetr_repro.tables.format import Cell, Column, Table
 
@@ -290,8 +291,8 @@ def _evaluation(run: Run) -> Section:
     where = f"{found['model']} on {found['data']} {found['split']}"
     section.blocks.append(
         Paragraph(
-            f"Model {found['model']}, file {found['artifact'][:12]}, on the {found['num_images']} "
-            f"images of {found['split']}."
+            f"Model {found['model']} (file {found['artifact'][:12]}) was evaluated on the "
+            f"{plural(found['num_images'], 'image')} of the split {found['split']}."
         )
     )
     for kind, diagnosis in found["diagnosis"].items():

@@ -16,11 +16,14 @@ from rfdetr_repro.plots.training import draw_training
 from rfdetr_repro.records.record import NEVER_TRAINED, Record
 from rfdetr_repro.records.sensitivity import searched
 from rfdetr_repro.spec.metrics import decimals, milliseconds, percent
+from rfdetr_repro.tables.answer import answer
+from rfdetr_repro.tables.answer_table import answer_table
 from rfdetr_repro.tables.campaign import finetuning_tables, frontier_tables
 from rfdetr_repro.tables.family import family_table
 from rfdetr_repro.tables.format import Cell, Column, Table
+from rfdetr_repro.tables.join import Measured
+from rfdetr_repro.tables.missing import Here
 from rfdetr_repro.tables.modelled import modelled_tables
-from rfdetr_repro.tables.published import paper_table, shown_columns
 from rfdetr_repro.tables.scoreboard import DIFFERENT, REPRODUCED, narrow, scoreboard
 from rfdetr_repro.tables.sensitivity import sensitivity_tables
 
@@ -29,8 +32,8 @@ from .explorer.data import explorable
 from .run import Run
 
 MOST_ROWS = 100  # of one table in a report
-FINETUNE = "python -m rfdetr_repro.finetune --run RUN --arch KEY --data DIR --out OUT"
-FAMILY = "python -m rfdetr_repro.family --run RUN --data DIR"
+FINETUNE = "python -m rfdetr_repro.finetune --model RUN --arch KEY --data DIR --out OUT"
+FAMILY = "python -m rfdetr_repro.family --model RUN --data DIR"
 
 
 def pareto(run: Run) -> Section:
@@ -276,7 +279,9 @@ def search_space(run: Run) -> Section:
 def paper(run: Run) -> Section:
     """Table 2 and the scoreboard, for a campaign and for a run that measured a published model."""
     section = Section(Heading("Comparison with the paper: Table 2", new_page=True))
-    counts, *_ = scoreboard(list(TABLES), run.records)
+    measured = Measured(run.records)
+    here = Here.detect(run.records)
+    counts, *_ = scoreboard(list(TABLES), measured, here)
     compared = any(
         row[state].value for row in counts.rows for state in (REPRODUCED, DIFFERENT) if state in row
     )
@@ -285,12 +290,11 @@ def paper(run: Run) -> Section:
         return section
     section.blocks += [
         Paragraph(
-            "The left part shows published values (camera-ready), the right part values measured "
-            "in this run. The last GFLOPs are computed from the architecture. A measured Record "
-            "joins a row only if family, size, task and data set agree, so no AP measured on "
-            "composed images appears here."
+            "Each row shows what the camera-ready prints (paper), what this run measured (here), "
+            "and the difference. A measured Record joins a row only if family, size, task and data "
+            "set agree, so no AP measured on composed images appears here."
         ),
-        Grid(shown_columns(paper_table("2", run.records))),
+        Grid(answer_table(answer("2", measured, here))),
         Heading("Scoreboard of the paper's tables", new_page=True),
         Paragraph(
             "Every number that the camera-ready prints in a table is counted once below. The "

@@ -3,7 +3,7 @@ of the text, the scoreboard, what others report, the settings, the method, the m
 sources.
 
 Nothing is computed here: only selections, units and words. Each number says where it comes from: a
-column "published", "measured here" or "computed", or the source in square brackets.
+column "paper" or "here", or the source in square brackets.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.answer import answer
-from rfdetr_repro.tables.answer_table import answer_table
+from rfdetr_repro.tables.answer_table import LEGEND, answer_table
 from rfdetr_repro.tables.campaign import campaign_tables
-from rfdetr_repro.tables.format import MARKS, MISSING, UNAVAILABLE, Cell, Column, Table
+from rfdetr_repro.tables.format import Cell, Column, Table
 from rfdetr_repro.tables.join import Measured
 from rfdetr_repro.tables.missing import Here
 from rfdetr_repro.tables.scoreboard import narrow, scoreboard
@@ -126,10 +126,13 @@ def paper_document(run: Run, pictures: bool = True) -> Document:
     records = run.records
     cited = _Cited()
     blocks: list[Block] = [*_front(records), *_reading()]
-    blocks += _scoreboard(records)
+    measured = Measured(records)
+    here = Here.detect(records)
+    counts, *_ = scoreboard(list(TABLES), measured, here)
+    blocks += [Heading("Scoreboard"), Grid(narrow(counts))]
     blocks += _claims(cited)
     blocks += _figures(Sources(records, run.folder if pictures else None))
-    blocks += _tables(records, cited)
+    blocks += _tables(measured, here, cited)
     for name, (title, about) in OTHERS.items():
         blocks += [Heading(title), Paragraph(about), Grid(_printed(name, "", cited), title)]
     blocks += [Heading("Settings that the paper states")]
@@ -142,7 +145,7 @@ def paper_document(run: Run, pictures: bool = True) -> Document:
 
 
 def _footer() -> str:
-    return f"Published numbers: {CITATION}. Numbers measured here stand in columns of their own."
+    return f"Published numbers: {CITATION}. Numbers measured here are in columns of their own."
 
 
 def _own(records: Sequence[Record]) -> list[Record]:
@@ -159,8 +162,8 @@ def _front(records: Sequence[Record]) -> list[Block]:
     )
     published = published_records()
     text = (
-        f"Every table and figure of {CITATION}: {len(TABLES)} tables, {len(FIGURE_TITLES)} "
-        f"figures, the claims of the text, and what others report. {held}"
+        f"This document holds every table and figure of {CITATION}: {len(TABLES)} tables, "
+        f"{len(FIGURE_TITLES)} figures, the claims of the text, and what others report. {held}"
     )
     title = Title("RF-DETR: the paper's numbers, reproduced", CITATION)
     return [title, Paragraph(text), Explorer([*own, *published], published_first=True)]
@@ -171,12 +174,13 @@ def _reading() -> list[Block]:
         Heading("How to read the numbers"),
         Facts(
             [
-                ("published", "printed by the authors; entered from the camera-ready"),
-                ("measured here", "from a stored Record: a measurement of this project's code"),
-                ("computed", "follows from an architecture; no model was run"),
-                (MARKS[MISSING], "not measured"),
-                (MARKS[UNAVAILABLE], "cannot be measured here"),
-                ("[n]", "the source of a row; all sources are listed at the end"),
+                *LEGEND.items(),
+                (
+                    "record",
+                    "the id of the stored Record that the numbers measured here come from",
+                ),
+                ("[n] in the column why", "the reason below the table with this number"),
+                ("[n] elsewhere", "a source; all sources are listed at the end"),
                 (
                     "numbering",
                     "tables have the numbers of version 1, and a note where the camera-ready "
@@ -187,18 +191,13 @@ def _reading() -> list[Block]:
     ]
 
 
-def _scoreboard(records: Sequence[Record]) -> list[Block]:
-    counts, *_ = scoreboard(list(TABLES), records)
-    return [Heading("Scoreboard"), Grid(narrow(counts))]
-
-
 def _claims(cited: _Cited) -> list[Block]:
     table = _printed("claims", "", cited)
     agrees = Counter(row["agrees"].text or "not in any table" for row in table.rows)
     words = ", ".join(f"{count} {text}" for text, count in agrees.most_common())
     text = (
-        f"{len(table.rows)} sentences of the text with a number, recomputed from the printed "
-        f"tables. Whether the two agree: {words}."
+        f"{len(table.rows)} sentences of the text state a number that was recomputed from the "
+        f"printed tables. Whether the sentence and the tables agree: {words}."
     )
     return [Heading("Claims of the text"), Paragraph(text), Grid(table)]
 
@@ -219,12 +218,10 @@ def _figures(sources: Sources) -> list[Block]:
     return blocks
 
 
-def _tables(records: Sequence[Record], cited: _Cited) -> list[Block]:
-    measured = Measured(records)
-    here = Here.detect(records)
+def _tables(measured: Measured, here: Here, cited: _Cited) -> list[Block]:
     blocks: list[Block] = []
     for name in TABLES:
-        table = answer_table(answer(name, measured, here), wide=True)
+        table = answer_table(answer(name, measured, here), wide=True, legend=False)
         found = dict.fromkeys(published_table(name).sources)
         marks = " ".join(filter(None, map(cited.mark, found)))
         notes = [*table.notes, f"Entered from {marks}."] if marks else table.notes
@@ -288,8 +285,8 @@ def _method(records: Sequence[Record]) -> list[Block]:
 
 
 def _protocols(counts: Counter[Protocol]) -> Table:
-    """The protocols of the measured Records; of their settings those that differ from the usual or
-    among them.
+    """The protocols of the measured Records, the most frequent first; protocols that agree in every
+    column are one row.
     """
     columns = [
         Column("mode", "mode", right=False),

@@ -18,7 +18,7 @@ from rfdetr_repro.records.record import (
     Record,
     ScoredRecord,
 )
-from rfdetr_repro.spec.metrics import milliseconds, percent
+from rfdetr_repro.spec.metrics import milliseconds, percent, plural
 from rfdetr_repro.tables.campaign import SYNTHETIC
 from rfdetr_repro.tables.intervals import not_told_apart
 
@@ -148,7 +148,7 @@ def _files(files: dict[str, list[Record]]) -> list[str]:
     sentences = []
     if both := kinds[True, True]:
         sentences.append(
-            f"For {_count(both, 'model file')}, AP and latency were measured on the same file, "
+            f"For {plural(both, 'model file')}, AP and latency were measured on the same file, "
             f"identified by its SHA-256."
         )
     if latency := kinds[False, True]:
@@ -161,9 +161,9 @@ def _files(files: dict[str, list[Record]]) -> list[str]:
             "the weights are random" if latency == 1 else f"{random:,} of them with random weights"
         )
         text = f" ({one})" if random else ""
-        sentences.append(f"For {_count(latency, 'file')}, only latency was measured{text}.")
+        sentences.append(f"For {plural(latency, 'file')}, only latency was measured{text}.")
     if accuracy := kinds[True, False]:
-        sentences.append(f"For {_count(accuracy, 'file')}, only AP was measured.")
+        sentences.append(f"For {plural(accuracy, 'file')}, only AP was measured.")
     return sentences
 
 
@@ -186,7 +186,7 @@ def _modes(own: Sequence[Record]) -> list[str]:
     if unusual:
         one = unusual == 1
         sentences.append(
-            f"{_count(unusual, 'Record')} of a mode other than the usual buffered and sustained "
+            f"{plural(unusual, 'Record')} of a mode other than the usual buffered and sustained "
             f"modes {'is' if one else 'are'} part of no frontier."
         )
     return sentences
@@ -208,7 +208,7 @@ def _after(records: Sequence[Record]) -> list[str]:
     }
     if tuned:
         verb = "was" if len(tuned) == 1 else "were"
-        sentences.append(f"{_count(len(tuned), 'fine-tuned file')} {verb} measured as well.")
+        sentences.append(f"{plural(len(tuned), 'fine-tuned file')} {verb} measured as well.")
     fresh = {
         record.model.arch
         for record in records
@@ -218,7 +218,7 @@ def _after(records: Sequence[Record]) -> list[str]:
         one = len(fresh) == 1
         patch = "a patch size that was" if one else "patch sizes that were"
         sentences.append(
-            f"{_count(len(fresh), 'configuration')} with {patch} not used in training "
+            f"{plural(len(fresh), 'configuration')} with {patch} not used in training "
             f"{'was' if one else 'were'} evaluated."
         )
     return sentences
@@ -235,26 +235,26 @@ def _other(records: Sequence[Record]) -> list[str]:
         if record.published is None and record.source not in STATED_BY_KIND
     )
     sentences = [
-        f"{_count(number, 'Record')} {'comes' if number == 1 else 'come'} from another source: "
+        f"{plural(number, 'Record')} {'comes' if number == 1 else 'come'} from another source: "
         f"{source}."
         for source, number in sorted(others.items())
     ]
     if engines:
         verb = "holds the latency" if engines == 1 else "hold latencies"
         sentences.append(
-            f"{_count(engines, 'Record')} {verb} of {'an engine' if engines == 1 else 'engines'} "
+            f"{plural(engines, 'Record')} {verb} of {'an engine' if engines == 1 else 'engines'} "
             f"measured for the latency model."
         )
     if means:
         verb = "is a mean" if means == 1 else "are means"
-        sentences.append(f"{_count(means, 'Record')} {verb} over several data sets.")
+        sentences.append(f"{plural(means, 'Record')} {verb} over several data sets.")
     if counts:
         verb = "counts" if counts == 1 else "count"
-        sentences.append(f"{_count(counts, 'Record')} {verb} parameters or operations.")
+        sentences.append(f"{plural(counts, 'Record')} {verb} parameters or operations.")
     if published:
         verb = "holds" if published == 1 else "hold"
         sentences.append(
-            f"{_count(published, 'Record')} {verb} published numbers, which were not measured here."
+            f"{plural(published, 'Record')} {verb} published numbers, which were not measured here."
         )
     return sentences
 
@@ -298,7 +298,7 @@ def _established(chosen: Record, rated: Sequence[Rated]) -> str:
     if unknown:
         sentences.append(
             f"Whether this file is better than {len(unknown)} of "
-            f"{_count(len(others), 'other file')} is unknown: no results per image are stored."
+            f"{plural(len(others), 'other file')} is unknown: no results per image are stored."
         )
     if not sentences and len(others) == 1:
         sentences.append(
@@ -351,7 +351,3 @@ def ap_words(record: Record | None) -> str:
         f"{percent(record.accuracy.ap50) or 'n/a'} / "
         f"{with_range(record.accuracy)}{kind}{sure}{mask_words}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

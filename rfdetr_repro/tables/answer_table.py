@@ -9,13 +9,13 @@ differences of latency and AP; the latency. Model, AP and state always stay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rfdetr_repro.paper.cells import Slot, slots
 from rfdetr_repro.paper.published import CITATION
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.spec.metrics import milliseconds
+from rfdetr_repro.spec.metrics import milliseconds, plural
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
 from .answer import (
@@ -31,15 +31,17 @@ from .answer import (
 )
 from .intervals import UNKNOWN_INTERVAL, interval_cell
 from .join import Line, accuracy_of, counter_of
-from .published import difference, how_measured, title
+from .published import difference, file_words, how_measured, row_notes, title
 from .scoreboard import AP_TOLERANCE, MS_TOLERANCE
 from .table import (
     BAD,
     GOOD,
+    MARKS,
     MEASURED,
     MISSING,
     OPEN,
     OWN,
+    PUBLISHED,
     Cell,
     Column,
     Table,
@@ -59,7 +61,9 @@ _MS, _AP_DIFFERENCE, _MS_DIFFERENCE, _AP_INTERVAL, _MS_INTERVAL = 1, 2, 3, 4, 5
 _MEASURED_NUMBER, _WHY, _OTHER_NUMBER, _UNPRINTED, _FILE, _RECORD = 10, 30, 40, 60, 90, 91
 
 
-def answer_table(found: Answer, *, wide: bool = False, counters: bool = False) -> Table:
+def answer_table(
+    found: Answer, *, wide: bool = False, counters: bool = False, legend: bool = True
+) -> Table:
     """The printed table.
 
     Args:
@@ -67,6 +71,7 @@ def answer_table(found: Answer, *, wide: bool = False, counters: bool = False) -
         wide: also columns for numbers of which nothing was measured, the file and the Record of a
             row, and a line for each further measurement of a row.
         counters: also a line for each count of parameters and operations.
+        legend: whether the notes begin with :data:`LEGEND`; false where a document states it once.
     """
     reasons = {why: number for number, why in enumerate(found.reasons, start=1)}
     measured = _measured_columns(found)
@@ -76,7 +81,7 @@ def answer_table(found: Answer, *, wide: bool = False, counters: bool = False) -
         table.add(_cells(found.table, row, reasons), row.section)
         for line, words in _further(row, wide, counters):
             table.add(_further_cells(row, line, words), row.section)
-    table.notes = _notes(found, reasons)
+    table.notes = _notes(found, reasons, legend)
     return table.without_empty_columns(keep=("model", "state"))
 
 
@@ -196,16 +201,12 @@ def _cells(name: str, row: AnsweredRow, reasons: dict[str, int]) -> dict[str, Ce
     cells["state"] = Cell(state, tone=_TONES.get(state, BAD if state.startswith(DIFFERS) else ""))
     why = sorted({reasons[number.why] for number in row.printed if number.why})
     cells["why"] = Cell("".join(f"[{number}]" for number in why))
-    files = {number.cell.artifact: "" for number in row.numbers.values() if number.cell}
-    records = {number.cell.record: "" for number in row.numbers.values() if number.cell}
-    cells["file"] = Cell(" ".join(sha256[:12] for sha256 in files if sha256))
-    cells["record"] = Cell(" ".join(record for record in records if record))
-    return cells
+    return cells | _origin(number.cell for number in row.numbers.values() if number.cell)
 
 
 def _number_cells(column: str, number: Number) -> dict[str, Cell]:
     cells = {
-        f"published_{column}": Cell(number.printed or NOTHING),
+        f"published_{column}": _printed_cell(number),
         f"measured_{column}": Cell(state=MISSING) if number.printed else Cell(NOTHING),
     }
     cell = number.cell
@@ -219,6 +220,10 @@ def _number_cells(column: str, number: Number) -> dict[str, Cell]:
             difference(number.printed, float(cell.value or 0)), tone=_TONES[number.state]
         )
     return cells
+
+
+def _printed_cell(number: Number) -> Cell:
+    return Cell(number.printed, PUBLISHED) if number.printed else Cell(NOTHING)
 
 
 def interval_of(slot: Slot, record: Record | None) -> Cell:
@@ -288,40 +293,59 @@ def _further_cells(row: AnsweredRow, line: Line, words: str) -> dict[str, Cell]:
         number = row.numbers[column]
         cells[f"interval_{column}"] = interval_of(number.slot, line.origins[column])
         if number.printed:
-            cells[f"published_{column}"] = Cell(number.printed)
+            cells[f"published_{column}"] = _printed_cell(number)
         if number.printed and number.state != INCOMPARABLE:
             cells[f"difference_{column}"] = Cell(difference(number.printed, float(cell.value or 0)))
-    cells["file"] = Cell(" ".join({cell.artifact[:12]: "" for cell in line.cells.values()}))
-    cells["record"] = Cell(" ".join({cell.record: "" for cell in line.cells.values()}))
-    return cells
+    return cells | _origin(line.cells.values())
 
 
-def _notes(found: Answer, reasons: dict[str, int]) -> list[str]:
-    notes = [
-        f"paper: {CITATION}, camera-ready (T4, TensorRT 10.4, 200 ms pause). here: measured by "
-        f"this project. AP in percent. Δ = here - paper; = is equal to the printed digit.",
-        f"reproduced: every printed number of the row was measured and lies within the tolerance "
-        f"(parameters and GFLOPs: the printed digit; AP: {AP_TOLERANCE} points; latency: "
-        f"{MS_TOLERANCE} ms). differs: the named numbers lie outside. N of M reproduced: the rest "
-        f"is open. {NOT_MEASURED}: no number of the row was measured. {INCOMPARABLE}: measured in "
-        f"another way than printed (in parentheses), or never measurable by this suite. · is not "
-        f"measured, {NOTHING} is not printed.",
-    ]
+def _origin(cells: Iterable[Cell]) -> dict[str, Cell]:
+    """The files and the Records behind measured cells, each once."""
+    kept = list(cells)
+    files = dict.fromkeys(cell.artifact for cell in kept if cell.artifact)
+    records = dict.fromkeys(cell.record for cell in kept if cell.record)
+    return {"file": Cell(" ".join(map(file_words, files))), "record": Cell(" ".join(records))}
+
+
+# what the columns, states and marks of every table mean
+LEGEND = {
+    "paper": f"the number that the camera-ready prints ({CITATION}; T4, TensorRT 10.4, "
+    f"{PAPER_WAIT_MS:g} ms between two images)",
+    "here": "the number that this project measured; AP is in percent",
+    "Δ": "here - paper; = means equal to the printed digit",
+    REPRODUCED: f"every printed number of the row was measured and lies within the tolerance "
+    f"(parameters and GFLOPs: the printed digit; AP: {AP_TOLERANCE} points; latency: "
+    f"{MS_TOLERANCE} ms)",
+    DIFFERS: "the named numbers lie outside the tolerance",
+    "N of M reproduced": "the other numbers of the row are open",
+    NOT_MEASURED: "no number of the row was measured",
+    INCOMPARABLE: "the number was measured in another way than the printed number, and stands in "
+    "parentheses; or this suite can never measure the number",
+    MARKS[MISSING]: "not measured",
+    NOTHING: "not printed",
+}
+
+
+def _notes(found: Answer, reasons: dict[str, int], legend: bool) -> list[str]:
+    meanings = [f"{name}: {meaning}." for name, meaning in LEGEND.items()]
+    notes = [" ".join(meanings[:3]), " ".join(meanings[3:])] if legend else []
     for why, number in reasons.items():
         count = found.reasons[why]
-        notes.append(f"[{number}] {count} {'numbers' if count > 1 else 'number'}: {why}")
+        notes.append(f"[{number}] {plural(count, 'number')}: {why}")
     if any(row.own is not None for row in found.rows):
         notes += _own_notes(found)
     if found.partial:
-        notes.append(f"{found.partial} Records measured on a part of COCO val2017 are left out.")
-    return [*notes, *row_notes(found), *found.refused, *verdict_lines(found)]
+        notes.append(f"Left out: {plural(found.partial, 'Record')} of a part of COCO val2017.")
+    named = [(row.row, row.label) for row in found.rows if row.row is not None]
+    return [*notes, *row_notes(named), *found.refused, *verdict_lines(found)]
 
 
 def _own_notes(found: Answer) -> list[str]:
     own = [row for row in found.rows if row.own is not None]
     notes = [
-        "(own): a row of the Records given by --with. It stands behind the last row of its section "
-        "that has no higher AP; in a table of steps or pairs it stands last there."
+        "(own): a row made from the Records given by --with. The row stands after the last row of "
+        "its section whose AP is not higher; in a table of steps or pairs, at the end of the "
+        "section."
     ]
     for row in own:
         apart = [number for number in row.numbers.values() if number.state == INCOMPARABLE]
@@ -330,19 +354,10 @@ def _own_notes(found: Answer) -> list[str]:
             record = number.record
             words = how_measured(record) if record is not None else "measured otherwise"
             notes.append(
-                f"{row.label}: its latency in parentheses ({text} ms) is not the table's and is "
-                f"compared with nothing: {words}."
+                f"{row.label}: the latency in parentheses ({text} ms) was not measured like the "
+                f"table's latencies and is compared with nothing: {words}."
             )
     return notes
-
-
-def row_notes(found: Answer) -> list[str]:
-    """What the published file notes about rows, each note once."""
-    texts: dict[str, list[str]] = {}
-    for row in found.rows:
-        if row.row is not None and (note := row.row.printed.get("note")):
-            texts.setdefault(note, []).append(row.label)
-    return [f"{', '.join(dict.fromkeys(labels))}: {note}" for note, labels in texts.items()]
 
 
 _WORDS = {

@@ -28,10 +28,10 @@ from rfdetr_repro.records.pareto import (
     metric,
 )
 from rfdetr_repro.records.record import NEVER_TRAINED, TUNED, Accuracy, Latency, Record
-from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent, percent_value
+from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent_value
 
 from .intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
-from .table import MEASURED, MISSING, Cell, Column, Table
+from .table import MEASURED, MISSING, Cell, Column, Table, percent_cell
 
 SYNTHETIC = (
     "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be "
@@ -427,11 +427,7 @@ def _point_cells(point: Confirmed, front: bool | None) -> dict[str, Cell]:
 
 
 def _ap_cell(value: float | None) -> Cell:
-    return (
-        Cell(state=MISSING)
-        if value is None
-        else Cell(percent(value), MEASURED, percent_value(value))
-    )
+    return percent_cell(value, Cell(state=MISSING))
 
 
 def _predicted_cell(record: Record | None) -> Cell:

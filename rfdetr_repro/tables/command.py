@@ -125,12 +125,11 @@ def _check_joined(answers: Sequence[Answer], own: Sequence[Record]) -> None:
     joined = any(row.own is not None for found in answers for row in found.rows)
     if not own or joined:
         return
-    reasons = [text.partition("): ")[2] for found in answers for text in found.refused]
-    names = ", ".join(found.table for found in answers) if len(answers) == 1 else "of the paper"
+    where = "a table of the paper"
+    if len(answers) == 1:
+        where = f"Table {answers[0].table}: {answers[0].refused[0]}"
     raise InputError(
-        f"none of the {len(own)} Records can join Table {names}: {reasons[0]}"
-        if len(answers) == 1
-        else f"none of the {len(own)} Records can join a table of the paper",
+        f"none of the given Records can join {where}",
         "--with",
         "tables --table frontier --records PATH shows Records of any data set",
     )
@@ -138,7 +137,8 @@ def _check_joined(answers: Sequence[Answer], own: Sequence[Record]) -> None:
 
 def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
     """The output of ``--scoreboard`` for one table or for all; the list of every cell is only for
-    programs: alone in CSV, with the others in JSON.
+    programs: alone in CSV, with the others in JSON. Raises :class:`InputError` for an unknown name
+    and for a table of a campaign.
     """
     name = table_name(name)
     if name in OWN:
@@ -193,9 +193,10 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=input_path,
         metavar="PATH",
-        help="Records of own models, such as an ONNX file, that join the paper's table as rows of "
-        "their own: a .jsonl file, a run folder, or a folder of such files; may be repeated. "
-        "Records of another data set or task are refused, which the notes below the table state",
+        help="Records of your own models, such as those of an ONNX file, that join the paper's "
+        "table as rows of their own: a .jsonl file, a run folder, or a folder of such files; may "
+        "be repeated. Records of another data set or task are refused, and the notes below the "
+        "table say so",
     )
     arguments.add_argument(
         "--scoreboard",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rfdetr_repro.spec.metrics import percent
-
-from .format import MEASURED, Cell, Column, Table, width_of
+from .table import Cell, Column, Table, percent_cell
+from .text import width_of
 
 CLASS_COLUMNS = 28  # of a class's name, so that a row fits 80 columns
-UNKNOWN = "-"
+UNKNOWN = Cell("-")
+RATES = ("ap", "ap50", "precision", "recall", "f1")
 UNKNOWN_NOTE = (
     "-: unknown. A class or a size without objects has no AP, recall or F1; precision needs "
     "detections at or above the threshold."
@@ -36,10 +36,10 @@ def class_table(diagnosis: Mapping[str, Any], kind: str) -> Table:
     for row in diagnosis["classes"]:
         name = {"class": Cell(fitted(row["name"]))}
         counts = {key: Cell(f"{row[key]}", "", row[key]) for key in ("images", "objects")}
-        table.add(name | counts | _percents(row))
+        table.add(name | counts | _percents(row, RATES))
     objects = sum(row["objects"] for row in diagnosis["classes"])
     mean = {"class": Cell("mean over classes"), "objects": Cell(f"{objects}", "", objects)}
-    table.add(mean | _percents(diagnosis["mean"]))
+    table.add(mean | _percents(diagnosis["mean"], RATES))
     return table
 
 
@@ -62,7 +62,9 @@ def size_table(diagnosis: Mapping[str, Any], kind: str) -> Table:
         side = f"{low} and more" if high is None else f"{low} to {high}"
         cells = {"size": Cell(row["size"]), "side": Cell(side)}
         cells["objects"] = Cell(f"{row['objects']}", "", row["objects"])
-        table.add(cells | {key: _percent(row[key]) for key in ("ap", "ap50", "recall")})
+        table.add(
+            cells | {key: percent_cell(row[key], UNKNOWN) for key in ("ap", "ap50", "recall")}
+        )
     return table
 
 
@@ -76,11 +78,5 @@ def fitted(name: str, most: int = CLASS_COLUMNS) -> str:
     return f"{name[:end]}…"
 
 
-def _percents(row: Mapping[str, Any]) -> dict[str, Cell]:
-    return {key: _percent(row[key]) for key in ("ap", "ap50", "precision", "recall", "f1")}
-
-
-def _percent(value: float | None) -> Cell:
-    if value is None:
-        return Cell(UNKNOWN)
-    return Cell(percent(value), MEASURED, 100 * value)
+def _percents(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Cell]:
+    return {name: percent_cell(row[name], UNKNOWN) for name in names}

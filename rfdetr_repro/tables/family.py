@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from rfdetr_repro.records.record import Record, ScoredRecord, SearchedRecord
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.metrics import in_points, percent
+from rfdetr_repro.spec.metrics import in_points, percent_value
 
-from .table import MEASURED, Cell, Column, Table
+from .table import MEASURED, Cell, Column, Table, percent_cell
+
+UNKNOWN = Cell("-")
 
 
 def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
@@ -37,14 +39,14 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
         arch = record.as_searched().arch
         own = record.accuracy
         row = {"arch": Cell(arch.key), "tokens": Cell(str(arch.tokens), value=float(arch.tokens))}
-        row |= {"ap": _percent(own.ap if own else None)}
-        row |= {"ap50": _percent(own.ap50 if own else None)}
+        row |= {"ap": percent_cell(own.ap if own else None, UNKNOWN)}
+        row |= {"ap50": percent_cell(own.ap50 if own else None, UNKNOWN)}
         like = _nearest(arch, alike.get(_tokens(arch), []))
         known = ScoredRecord.of(like.record) if like is not None else None
         if like is not None and known is not None and own is not None and own.ap is not None:
             difference = own.ap - known.ap
-            row |= {"like": Cell(like.arch.key), "like_ap": _percent(known.ap)}
-            row["gap"] = Cell(in_points(difference), MEASURED, 100 * difference)
+            row |= {"like": Cell(like.arch.key), "like_ap": percent_cell(known.ap, UNKNOWN)}
+            row["gap"] = Cell(in_points(difference), MEASURED, percent_value(difference))
         table.add(row)
     synthetic = records[0].data is not None and records[0].data.synthetic
     table.notes = ["AP in percent" + (" on SYNTHETIC images: not COCO AP." if synthetic else ".")]
@@ -74,7 +76,3 @@ def _nearest(arch: Arch, alike: Sequence[SearchedRecord]) -> SearchedRecord | No
         )
 
     return min(alike, key=distance, default=None)
-
-
-def _percent(value: float | None) -> Cell:
-    return Cell("-") if value is None else Cell(percent(value), MEASURED, 100 * value)

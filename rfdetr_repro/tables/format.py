@@ -79,7 +79,7 @@ def render(
 def _json(table: Table) -> dict[str, Any]:
     whole = tidy(table)
     rows = [
-        {column.key: _plain(row.get(column.key, Cell())) for column in whole.columns}
+        {column.key: row.get(column.key, Cell()).plain for column in whole.columns}
         for row in whole.rows
     ]
     columns = [
@@ -95,15 +95,11 @@ def _json(table: Table) -> dict[str, Any]:
     }
 
 
-def _plain(cell: Cell) -> float | str | None:
-    return cell.value if cell.value is not None else cell.text or None
-
-
 def _csv(tables: Sequence[Table]) -> str:
     keys = list(dict.fromkeys(column.key for table in tables for column in table.columns))
     rows: list[list[float | str | None]] = [list(keys)]
     for table in tables:
-        rows += [[_plain(row.get(key, Cell())) for key in keys] for row in table.rows]
+        rows += [[row.get(key, Cell()).plain for key in keys] for row in table.rows]
     return to_csv(rows)
 
 

@@ -106,11 +106,7 @@ def _framed(parts: list[_Part], heading: str) -> Any:
 def _plain_rows(table: Table) -> Iterator[dict[str, Any]]:
     """The rows of a tidy table."""
     for row in table.rows:
-        values = {}
-        for column in table.columns:
-            cell = row.get(column.key, Cell())
-            values[column.key] = cell.value if cell.value is not None else cell.text or None
-        yield values
+        yield {column.key: row.get(column.key, Cell()).plain for column in table.columns}
 
 
 def _wide_rows(table: Table) -> Iterator[dict[str, Any]]:
@@ -133,7 +129,7 @@ def _wide_rows(table: Table) -> Iterator[dict[str, Any]]:
             elif column.key.startswith("difference_"):
                 values[column.key] = _difference(row, column.key)
             else:
-                values[column.key] = cell.value if cell.value is not None else cell.text or None
+                values[column.key] = cell.plain
                 if column.right and isinstance(values[column.key], str):
                     values[column.key] = float(values[column.key])  # a printed difference
         yield values

@@ -276,7 +276,7 @@ def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
         and _variant_allows(record, row, True)
     ):
         if slot.buffer_ms is None or (protocol is not None and protocol.only_waits(slot.buffer_ms)):
-            return _cell(milliseconds(record.latency.median_ms), record.latency.median_ms, record)
+            return latency_cell(record)
     if (
         slot.accuracy
         and not row.delta
@@ -284,11 +284,25 @@ def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
         and _variant_allows(record, row, False)
     ):
         value = getattr(accuracy_of(record), slot.metric, None)
-        return None if value is None else _cell(percent(value), percent_value(value), record)
+        return None if value is None else ap_cell(value, record)
     return None
 
 
-def _cell(text: str, value: float, record: Record) -> Cell:
+def ap_cell(fraction: float, record: Record) -> Cell:
+    """A cell with an AP of ``record`` in percent."""
+    return measured_cell(percent(fraction), percent_value(fraction), record)
+
+
+def latency_cell(record: Record) -> Cell | None:
+    """A cell with the median latency of ``record`` in ms; None where the Record has none."""
+    if record.latency is None:
+        return None
+    median_ms = record.latency.median_ms
+    return measured_cell(milliseconds(median_ms), median_ms, record)
+
+
+def measured_cell(text: str, value: float, record: Record) -> Cell:
+    """A cell with what ``record`` measured, which names the Record and its file."""
     return Cell(text, MEASURED, value, record.id, record.artifact.sha256 if record.artifact else "")
 
 
@@ -308,10 +322,19 @@ def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
         or (slot.counter and counter_of(record) != slot.counter)
     ):
         return None
-    if (value := record.cost.params if slot.metric == "params" else record.cost.flops) is None:
+    return count_cell(record, slot)
+
+
+def count_cell(record: Record, slot: Slot) -> Cell | None:
+    """A cell with the Record's parameters in millions, or its operations in 10^9; None where the
+    Record has no such count.
+    """
+    cost = record.cost
+    value = None if cost is None else cost.params if slot.metric == "params" else cost.flops
+    if value is None:
         return None
     scaled = value / (1e6 if slot.metric == "params" else 1e9)
-    return _cell(decimals(scaled, 1), scaled, record)
+    return measured_cell(decimals(scaled, 1), scaled, record)
 
 
 def _same_data(record: Record, row: Row) -> bool:
@@ -411,7 +434,7 @@ def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell
     for slot in slots("11"):
         for base in measured.of_size("dfine", slot.size):
             if not row.printed["kind"].startswith("delta"):
-                cell = _cell(percent(base.ap), percent_value(base.ap), base.record)
+                cell = ap_cell(base.ap, base.record)
                 yield base.record, {slot.column: cell}
                 continue
             rivals = [

@@ -15,11 +15,20 @@ from rfdetr_repro.paper.cells import KNOB_SLOTS, Slot, slots
 from rfdetr_repro.paper.published import TABLES, data_set
 from rfdetr_repro.records.record import MEAN, Record
 from rfdetr_repro.spec.arch import KNOBS
-from rfdetr_repro.spec.metrics import decimals, milliseconds, percent, percent_value
+from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
-from .join import COCO_IMAGES, accuracy_of, timed_as_published
-from .table import MEASURED, Cell
+from .join import (
+    COCO_IMAGES,
+    accuracy_of,
+    ap_cell,
+    count_cell,
+    latency_cell,
+    measured_cell,
+    timed_as_published,
+)
+from .published import conditions
+from .table import Cell
 
 # tables without a column that a measured model could fill
 WITHOUT_ROWS = {
@@ -95,22 +104,13 @@ def why_refused(name: str, record: Record) -> str:
         alike = any(_timed_alike(record, slot) for slot in slots(name) if slot.metric == "ms")
         if info.data == "coco-val2017" and alike:
             return ""  # the file and the protocol are the table's, only no AP was measured
-        return f"no AP was measured, and its latency is not timed like the table's ({how(record)})"
+        timed = conditions(record) or "unknown runtime"
+        return f"no AP was measured, and its latency is not timed like the table's ({timed})"
     if data_set(record) != info.data:
         return f"it was measured on {_images(record)}, the table is of {_NAMES[info.data]}"
     if info.data == "coco-val2017" and record.data.num_images not in (None, COCO_IMAGES):
         return f"it was measured on {_images(record)}, the table is of {_NAMES[info.data]}"
     return ""
-
-
-def how(record: Record) -> str:
-    """Runtime, precision, rhythm and device of a Record in a few words."""
-    artifact = record.artifact
-    machine = record.machine
-    words = [artifact.runtime, artifact.precision] if artifact else ["unknown runtime"]
-    words += [record.protocol.rhythm] if record.protocol else []
-    words += [f"on {machine.gpu or machine.cpu}"] if machine else []
-    return " ".join(words)
 
 
 def _images(record: Record) -> str:
@@ -175,42 +175,23 @@ def _cell(record: Record, slot: Slot) -> Cell | None:
     if slot.variant or slot.metric in ("reported", "fit"):
         return None
     if slot.metric in ("params", "flops"):
-        return _cost_cell(record, slot)
+        return count_cell(record, slot)
     if slot.metric == "knob":
         arch = record.model.arch
         value = None if arch is None else getattr(arch, _KNOBS[slot.column])
-        return None if value is None else _measured(record, str(value), value)
+        return None if value is None else measured_cell(str(value), value, record)
     if slot.metric == "ms":
         return _latency_cell(record, slot)
-    accuracy = accuracy_of(record)
-    value = getattr(accuracy, slot.metric, None)
-    if value is None:
-        return None
-    return _measured(record, percent(value), percent_value(value))
-
-
-def _cost_cell(record: Record, slot: Slot) -> Cell | None:
-    cost = record.cost
-    value = None if cost is None else cost.params if slot.metric == "params" else cost.flops
-    if value is None:
-        return None
-    scaled = value / (1e6 if slot.metric == "params" else 1e9)
-    return _measured(record, decimals(scaled, 1), scaled)
+    value = getattr(accuracy_of(record), slot.metric, None)
+    return None if value is None else ap_cell(value, record)
 
 
 def _latency_cell(record: Record, slot: Slot) -> Cell | None:
     """The buffered latency with the column's wait, which is the paper's where none is stated."""
     wait_ms = PAPER_WAIT_MS if slot.buffer_ms is None else slot.buffer_ms
-    if record.latency is None or record.protocol is None:
+    if record.protocol is None or not record.protocol.only_waits(wait_ms):
         return None
-    if not record.protocol.only_waits(wait_ms):
-        return None
-    return _measured(record, milliseconds(record.latency.median_ms), record.latency.median_ms)
-
-
-def _measured(record: Record, text: str, value: float) -> Cell:
-    sha256 = record.artifact.sha256 if record.artifact else ""
-    return Cell(text, MEASURED, value, record.id, sha256)
+    return latency_cell(record)
 
 
 def _tell_apart(rows: Sequence[OwnRow]) -> None:
@@ -218,7 +199,7 @@ def _tell_apart(rows: Sequence[OwnRow]) -> None:
     names = [row.label for row in rows]
     for row in rows:
         if names.count(row.label) > 1:
-            row.label = f"{row.label}, {how(row.record)}"
+            row.label = f"{row.label}, {conditions(row.record) or 'unknown runtime'}"
 
 
 def _lines(refused: dict[tuple[str, str], int]) -> list[str]:
@@ -231,6 +212,5 @@ def _lines(refused: dict[tuple[str, str], int]) -> list[str]:
     lines = []
     for reason, labels in reasons.items():
         names = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
-        plural = f"{counts[reason]} Records" if counts[reason] > 1 else "1 Record"
-        lines.append(f"refused, {names} ({plural}): {reason}")
+        lines.append(f"refused, {names} ({plural(counts[reason], 'Record')}): {reason}")
     return lines

@@ -13,14 +13,14 @@ attention products.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rfdetr_repro.paper.cells import Row, preset_name, slots, table_rows
 from rfdetr_repro.paper.published import CITATION, TABLES
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.flops import flops_by_part
-from rfdetr_repro.spec.metrics import COCO_METRICS, decimals, decimals_of, rounds_to
+from rfdetr_repro.spec.metrics import COCO_METRICS, decimals, decimals_of, plural, rounds_to
 from rfdetr_repro.spec.presets import PRESETS
 
 from .intervals import interval_cell
@@ -29,8 +29,6 @@ from .missing import Here, published_only
 from .table import COMPUTED, MARKS, MEASURED, MISSING, PUBLISHED, UNAVAILABLE, Cell, Column, Table
 
 HERE = "measured here"
-# measured columns that are shown even without measurements
-_ALWAYS = ("ms", "ap", "ap50", "flops")
 # numbers that must agree to the printed digit, so that their difference is shown
 _COUNTED = ("params", "flops")
 CONVENTION = "computed from the architecture by rfdetr_repro.spec.flops, convention eager"
@@ -66,37 +64,6 @@ def title(name: str) -> str:
         return f"Table {number} of the camera-ready (not in version 1). {TABLES[name].title}"
     also = " (version 1 numbering; Table 18 of the camera-ready)" if name == "17" else ""
     return f"Table {number}{also}. {TABLES[name].title}"
-
-
-def shown_columns(table: Table) -> Table:
-    """The table for reading: without empty columns, of the measured columns only the filled ones,
-    ms, AP, AP50 and GFLOPs, and with short states.
-    """
-    filled = {
-        key for row in table.rows for key, cell in row.items() if cell.state in (MEASURED, COMPUTED)
-    }
-    always = {f"measured_{slot.column}" for slot in slots(table.name) if slot.metric in _ALWAYS}
-    kept = [
-        column
-        for column in table.columns
-        if not column.key.startswith(("measured_", "difference_"))
-        or column.key in filled
-        or column.key in always
-    ]
-    rows = [
-        {**row, "state": _marked(row["state"])} if "state" in row else row for row in table.rows
-    ]
-    return Table(
-        table.name, table.title, kept, rows, table.sections, table.notes
-    ).without_empty_columns()
-
-
-def _marked(state: Cell) -> Cell:
-    """States of unmeasured cells as marks."""
-    text = state.text
-    for words, mark in MARKS.items():
-        text = text.replace(words, mark)
-    return replace(state, text=text.replace("; ", " ") if text != state.text else text)
 
 
 def _columns(name: str) -> list[Column]:
@@ -225,13 +192,18 @@ def _measured_cells(row: Row, line: Line) -> dict[str, Cell]:
     cells["state"] = Cell("; ".join(dict.fromkeys(how_measured(record) for record in line.records)))
     cells["file"] = Cell(
         " ".join(
-            dict.fromkeys(file for cell in line.cells.values() if (file := _file(cell.artifact)))
+            dict.fromkeys(
+                file for cell in line.cells.values() if (file := file_words(cell.artifact))
+            )
         )
     )
     return {**cells, "record": Cell(_record_words(line))}
 
 
-def _file(sha256: str) -> str:
+def file_words(sha256: str) -> str:
+    """The first twelve digits of a file's SHA-256; of a difference of two files those of both; ""
+    without a file.
+    """
     return " - ".join(part[:12] for part in sha256.split(" - ")) if sha256 else ""
 
 
@@ -249,15 +221,18 @@ def how_measured(record: Record) -> str:
     """How a Record was measured or counted: runtime, precision, rhythm, weights and device."""
     if record.source == "cost":
         return f"counted by {counter_of(record) or 'an unnamed counter'}"
-    words = ["measured"]
+    return f"measured {conditions(record)}".rstrip()
+
+
+def conditions(record: Record) -> str:
+    """Runtime, precision, rhythm, weights and device of a measurement in a few words; the paper's
+    wait of 200 ms goes without saying.
+    """
+    words = []
     if record.artifact is not None:
         words += [record.artifact.runtime, record.artifact.precision]
     words += ["CUDA graph"] if record.latency is not None and record.latency.cuda_graph else []
-    words += (
-        [record.protocol.mode if record.protocol.usual else record.protocol.rhythm]
-        if record.protocol
-        else []
-    )
+    words += [record.protocol.short] if record.protocol else []
     words += [f"mean over {len(record.parts)} data sets"] if record.parts else []
     words += ["random weights"] if record.model.weights == "random" else []
     words += [f"on {record.machine.gpu or record.machine.cpu}"] if record.machine else []
@@ -283,15 +258,18 @@ def _notes(name: str, reasons: dict[str, int], measured: Measured) -> list[str]:
         )
     notes += [f"[{number}] {reason}" for reason, number in reasons.items()]
     if measured.partial:
-        notes.append(f"{measured.partial} Records measured on a part of COCO val2017 are left out.")
-    return notes + _row_notes(name)
+        notes.append(f"Left out: {plural(measured.partial, 'Record')} of a part of COCO val2017.")
+    named = [
+        (row, " ".join(filter(None, (row.identity.model.name, row.identity.model.size))))
+        for row in table_rows(name)
+    ]
+    return notes + row_notes(named)
 
 
-def _row_notes(name: str) -> list[str]:
+def row_notes(rows: Iterable[tuple[Row, str]]) -> list[str]:
+    """What the published file notes about rows, each note once, behind the names of its rows."""
     found: dict[str, list[str]] = {}
-    for row in table_rows(name):
+    for row, name in rows:
         if note := row.printed.get("note"):
-            found.setdefault(note, []).append(
-                " ".join(filter(None, (row.identity.model.name, row.identity.model.size)))
-            )
+            found.setdefault(note, []).append(name)
     return [f"{', '.join(dict.fromkeys(labels))}: {note}" for note, labels in found.items()]

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from rfdetr_repro.spec.metrics import percent, percent_value
+
 PUBLISHED = "published"
 MEASURED = "measured"
 MISSING = "not measured"
@@ -40,6 +42,18 @@ class Cell:
     def shown(self) -> str:
         """The printed text, or the mark of the cell's state."""
         return one_line(self.text) or MARKS.get(self.state, "")
+
+    @property
+    def plain(self) -> float | str | None:
+        """What a program reads: the value, else the text; None for an empty cell."""
+        return self.value if self.value is not None else self.text or None
+
+
+def percent_cell(fraction: float | None, absent: Cell) -> Cell:
+    """A cell with a fraction in percent; ``absent`` for None."""
+    if fraction is None:
+        return absent
+    return Cell(percent(fraction), MEASURED, percent_value(fraction))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from rfdetr_repro.tables.format import (
 )
 from rfdetr_repro.tables.join import Measured
 from rfdetr_repro.tables.missing import Here
-from rfdetr_repro.tables.published import paper_table, shown_columns
+from rfdetr_repro.tables.published import paper_table
 
 
 def row_of(table: Table, model: str, size: str, index: int = 0) -> dict[str, Cell]:
@@ -76,7 +76,7 @@ def test_several_measurements_of_one_row_are_several_lines():
 
 
 def test_not_measured_and_not_measurable_look_different():
-    here, nowhere = (shown_columns(paper_table("2", [], where)) for where in (EVERYTHING, NOTHING))
+    here, nowhere = (paper_table("2", [], where) for where in (EVERYTHING, NOTHING))
     # random weights only: an AP is out of reach wherever this runs
     never = row_of(here, "GroundingDINO", "T")
     assert {key for key, cell in never.items() if cell.state == UNAVAILABLE} == {"measured_ap"}
@@ -93,9 +93,8 @@ def test_not_measured_and_not_measurable_look_different():
         MISSING,
         UNAVAILABLE,
     }
-    assert row_of(here, "RF-DETR", "N")["state"].text == "·"
-    assert row_of(nowhere, "RF-DETR", "N")["state"].text == "· × [1][2]"  # parameters need nothing
-    whole = row_of(paper_table("2", [], NOTHING), "RF-DETR", "N")["state"].text
+    assert row_of(here, "RF-DETR", "N")["state"].text == "not measured"
+    whole = row_of(nowhere, "RF-DETR", "N")["state"].text  # parameters need nothing
     assert whole == "not measured; not measurable here [1][2]"
     assert "[1] no NVIDIA GPU on this machine" in nowhere.notes
     assert (
@@ -143,7 +142,7 @@ def test_differences_are_printed_as_printed():
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_table_prints_in_every_format(name, form):
     table = paper_table(name, Measured([measured("M")]), NOTHING)
-    text = render([table if form in ("csv", "json") else shown_columns(table)], form)
+    text = render([table], form)
     published = [column.key for column in table.columns if column.key.startswith("published_")]
     assert published and not {column.key for column in table.columns} & {
         key.removeprefix("published_") for key in published
@@ -171,7 +170,7 @@ def test_every_table_prints_in_every_format(name, form):
 
 
 def test_text_columns_line_up():
-    text = render([shown_columns(paper_table("2", [measured()], NOTHING))], "text")
+    text = render([paper_table("2", [measured()], NOTHING)], "text")
     bars = {
         tuple(i for i, letter in enumerate(line) if letter == "|")
         for line in text.splitlines()
@@ -181,7 +180,7 @@ def test_text_columns_line_up():
 
 
 def test_measured_and_computed_are_set_in_other_type_than_published():
-    table = shown_columns(paper_table("2", [measured()], NOTHING))
+    table = paper_table("2", [measured()], NOTHING)
     markdown = render([table], "markdown")
     latex = render([table], "latex")
     assert (

@@ -81,7 +81,7 @@ def test_a_part_of_coco_is_named_in_a_note():
     notes = paper_table(
         "2", [measured(data=DataId("coco-val2017", "val", num_images=500))], NOTHING
     ).notes
-    assert "1 Records measured on a part of COCO val2017 are left out." in notes
+    assert "Left out: 1 Record of a part of COCO val2017." in notes
     assert (
         measured_cells("2", [measured(data=DataId("coco-val2017", "val", num_images=5000))]) != []
     )
