@@ -342,7 +342,7 @@ class Explorer {
     const { record, ms, y } = answer.chosen;
     const name = records.value("shown.name", record);
     const kind = this.kindWords(record);
-    const lead = answer.fits ? `Best ${answer.origin} under ${this.budget} ms` : `No ${answer.origin} model is within ${this.budget} ms. The nearest is`;
+    const lead = answer.fits ? `Best ${answer.origin} model within ${this.budget} ms` : `No ${answer.origin} model is within ${this.budget} ms. The nearest is`;
     const card = element(
       "article",
       { class: answer.fits ? "answer" : "answer none" },
@@ -397,7 +397,7 @@ class Explorer {
     }
     const key = records.value("shown.arch", record);
     if (answer.origin === "modelled" && key) {
-      return [commandLine(`rfdetr-repro export --checkpoint CHECKPOINT --arch ${key} --out ${key}.onnx`)];
+      return [commandLine(`rfdetr-repro export --model CHECKPOINT --arch ${key} --out ${key}.onnx`)];
     }
     return [];
   }
