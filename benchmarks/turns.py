@@ -56,6 +56,16 @@ def in_turns(
     return {name: 1e3 * min(values) for name, values in samples.items()}
 
 
+def interleaved_ms(
+    calls: Mapping[str, Callable[[], object]], *, budget_s: float = 0.5, min_rounds: int = 5
+) -> dict[str, float]:
+    """Best time of each call in ms, over rounds that run every call once, until ``budget_s`` is
+    spent.
+    """
+    samples = _samples(calls, budget_s, min_rounds)
+    return {name: 1e3 * min(seconds) for name, seconds in samples.items()}
+
+
 def _samples(
     calls: Mapping[str, Callable[[], object]], budget_s: float, min_rounds: int
 ) -> dict[str, list[float]]:
@@ -101,23 +111,3 @@ def grouped(benchmarks: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[s
             told = f"{name}: {middle:.2f} x {turns['first']} ({low:.2f} to {high:.2f})"
             group.append({**row, **statistics, "name": told, "fullname": told})
     return sorted(groups.items())
-
-
-def interleaved_ms(
-    calls: dict[str, Callable[[], Any]], *, budget_s: float = 0.5, min_rounds: int = 5
-) -> dict[str, float]:
-    """Best time of each call in milliseconds, over rounds that run every call once, until
-    ``budget_s`` is spent.
-    """
-    best = dict.fromkeys(calls, float("inf"))
-    for call in calls.values():
-        call()  # warm-up: allocations, thread pool
-    deadline = time.perf_counter() + budget_s
-    rounds = 0
-    while rounds < min_rounds or time.perf_counter() < deadline:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-        rounds += 1
-    return best
