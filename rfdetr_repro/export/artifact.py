@@ -17,9 +17,11 @@ from typing import Any
 
 from rfdetr_repro.records.record import Cost, ModelId
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbones import known_backbones
 from rfdetr_repro.spec.codec import decode
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json, sha256_file, write_atomic
+from rfdetr_repro.spec.ranges import choose
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
 
 SCHEMA = 1
@@ -124,6 +126,8 @@ class Manifest:
         """The manifest as JSON text."""
         fields = dataclasses.asdict(self)
         fields["model"]["arch"] = self.model.arch and self.model.arch.key
+        if self.model.backbone is None:
+            del fields["model"]["backbone"]
         return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -172,6 +176,8 @@ def _check(manifest: Manifest) -> None:
             f"the origin of the weights, {manifest.model.weights!r}, is not trained, random or "
             f"published"
         )
+    if manifest.model.backbone is not None:
+        choose(manifest.model.backbone, known_backbones(), "backbone")
     if not all(0 <= n < 2**63 for n in (manifest.params, manifest.flops, manifest.size_bytes)):
         raise ValueError("a number of parameters, operations or bytes is out of range")
 

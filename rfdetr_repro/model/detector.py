@@ -16,15 +16,27 @@ import torch
 from torch import Tensor, nn
 
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbone_kinds import CONVOLUTIONAL, PLAIN, REGISTERS, ROTARY
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.model_config import ModelConfig
 
+from .backbone import Backbone
+from .convnext import ConvNeXt
 from .decoder import MLP, Decoder, Source
 from .linear import Linear
 from .mask_head import MaskFeatures, MaskHead
 from .projector import Projector
+from .rotary_vit import RotaryViT
 from .selection import PRIOR_LOGIT, QuerySelection, Selected, apply_deltas
-from .vit import WindowedViT, resample_patch_kernel, resample_positions
+from .vit import WindowedViT
+
+# kind of a backbone, of spec.backbone_kinds.KINDS -> its class
+BACKBONE_CLASSES: dict[str, type[Backbone]] = {
+    PLAIN: WindowedViT,
+    REGISTERS: WindowedViT,
+    ROTARY: RotaryViT,
+    CONVOLUTIONAL: ConvNeXt,
+}
 
 
 class Outputs(NamedTuple):
@@ -55,7 +67,7 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
         self.arch = arch
-        self.backbone = WindowedViT(config)
+        self.backbone = BACKBONE_CLASSES[config.backbone](config)
         self.projector = Projector(config)
         self.selection = QuerySelection(config)
         self.decoder = Decoder(config)
@@ -77,8 +89,10 @@ class Detector(nn.Module):
         """(B, 3, H, W) ImageNet-normalised -> one map (B, d, h, w) per projector level, P4 at
         H/patch x W/patch.
 
-        Raises :class:`InputError` where H or W is not divisible by patch * windows.
+        Raises :class:`InputError` where H or W is not divisible by patch * windows, and where the
+        backbone has no such patch or windows.
         """
+        self.config.check_arch(patch, windows)
         if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
             size = tuple(images.shape[-2:])
             raise InputError(
@@ -208,6 +222,7 @@ class Detector(nn.Module):
         return Outputs(logits, boxes, masks)
 
     def _check(self, arch: Arch) -> None:
+        self.config.check_arch(arch.patch, arch.windows)
         if arch.decoder_layers > self.config.decoder_layers or arch.queries > self.config.queries:
             stored = f"{self.config.decoder_layers} layers and {self.config.queries} queries"
             raise InputError(
@@ -232,12 +247,8 @@ class Detector(nn.Module):
         )
         subnet = Detector(config, arch)
         own = self.state_dict()
-        own["backbone.patch_embed.weight"] = resample_patch_kernel(
-            own["backbone.patch_embed.weight"], arch.patch
-        )
-        own["backbone.pos_embed"] = resample_positions(
-            own["backbone.pos_embed"], self.config.pos_grid_hw, arch.grid_hw
-        )
+        for name, tensor in self.backbone.sliced(arch).items():
+            own[f"backbone.{name}"] = tensor
         own["decoder.query_feat"], own["decoder.refpoint_embed"] = self.decoder.tables(
             1, arch.queries
         )

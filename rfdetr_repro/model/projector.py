@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_repro.spec.model_config import ModelConfig
+from rfdetr_repro.spec.backbone_kinds import MapShape
+from rfdetr_repro.spec.model_config import LEVEL_SCALE, ModelConfig
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -88,13 +89,19 @@ class Fusion(nn.Module):
         return self.norm(self.cv2(torch.cat(parts, dim=1)))
 
 
-def _sampler(level: str, channels: int) -> nn.Module:
-    """From the ViT's grid to the grid of ``level``; P3 halves the channels."""
-    if level == "P3":
-        return nn.ConvTranspose2d(channels, channels // 2, 2, 2)
-    if level == "P5":
-        return ConvNorm(channels, channels, 3, stride=2, act=F.relu)
+def _sampler(level: str, given: MapShape) -> nn.Module:
+    """From a map of the backbone to the grid of ``level``; enlarging halves the channels."""
+    factor = LEVEL_SCALE[level] / given.scale
+    if factor == 2:
+        return nn.ConvTranspose2d(given.width, given.width // 2, 2, 2)
+    if factor == 0.5:
+        return ConvNorm(given.width, given.width, 3, stride=2, act=F.relu)
     return nn.Identity()
+
+
+def _sampled_width(level: str, given: MapShape) -> int:
+    """Channels that :func:`_sampler` returns."""
+    return given.width // 2 if LEVEL_SCALE[level] / given.scale == 2 else given.width
 
 
 class Projector(nn.Module):
@@ -103,27 +110,30 @@ class Projector(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         """Levels and widths of ``config``."""
         super().__init__()
-        dim = config.vit_dim
-        inputs = len(config.feature_stages)
         self.sampling = nn.ModuleList(
-            nn.ModuleList(_sampler(level, dim) for _ in range(inputs)) for level in config.levels
+            nn.ModuleList(_sampler(level, given) for given in config.maps)
+            for level in config.levels
         )
-        widths = [dim // 2 if level == "P3" else dim for level in config.levels]
-        self.stages = nn.ModuleList(Fusion(config, inputs * width) for width in widths)
+        widths = [
+            sum(_sampled_width(level, given) for given in config.maps) for level in config.levels
+        ]
+        self.stages = nn.ModuleList(Fusion(config, width) for width in widths)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of (B, vit_dim, h, w) -> per level (B, hidden, h_l, w_l)."""
+        """Maps (B, C, h, w) of ``config.maps`` -> per level (B, hidden, h_l, w_l)."""
         fused = []
         for samplers, stage in zip(self.sampling, self.stages, strict=True):
-            fused.append(
-                stage(
-                    torch.cat(
-                        [
-                            sampler(x)
-                            for sampler, x in zip(cast(nn.ModuleList, samplers), maps, strict=True)
-                        ],
-                        dim=1,
-                    )
-                )
-            )
+            sampled = [
+                sampler(x) for sampler, x in zip(cast(nn.ModuleList, samplers), maps, strict=True)
+            ]
+            fused.append(stage(torch.cat(_same_size(sampled), dim=1)))
         return fused
+
+
+def _same_size(maps: list[Tensor]) -> list[Tensor]:
+    """The maps, cut to the smallest height and width: a map that was enlarged from half a grid of
+    odd side, rounded up, has one row or column more than the grid.
+    """
+    height = min(one.shape[-2] for one in maps)
+    width = min(one.shape[-1] for one in maps)
+    return [one if one.shape[-2:] == (height, width) else one[..., :height, :width] for one in maps]

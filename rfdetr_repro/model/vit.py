@@ -1,10 +1,11 @@
 """Windowed DINOv2 ViT whose patch size, image side and window count are arguments of the call
 (architecture facts section 3).
 
-The token grid is cut into w x w windows, each with its own copy of the class token. Windowed blocks
-attend inside a window, global blocks over all windows of an image, class copies included. Patch
-kernels are resampled as in FlexiViT (arXiv 2212.08013, section 3.4), positions bicubically; both
-are pure functions of the stored weights, so one set of weights serves every architecture.
+The token grid is cut into w x w windows, each with its own copies of the class token and of the
+registers. Windowed blocks attend inside a window, global blocks over all windows of an image,
+copies included. Patch kernels are resampled as in FlexiViT (arXiv 2212.08013, section 3.4),
+positions bicubically; both are pure functions of the stored weights, so one set of weights serves
+every architecture.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbone_kinds import kind_of
 from rfdetr_repro.spec.model_config import ModelConfig
 
+from .backbone import Backbone, init_products
 from .linear import Linear
 
 # limit of attention() on a CPU: the crossover, measured, lies between 785 and 1024 tokens
@@ -144,66 +147,94 @@ class Block(nn.Module):
         return x + (hidden if self.scale2 is None else hidden * self.scale2)
 
 
-class WindowedViT(nn.Module):
-    """DINOv2 backbone; returns one normalised map per feature stage."""
+class WindowedViT(Backbone):
+    """DINOv2 backbone, with or without registers; returns one normalised map per feature stage.
+
+    :class:`.rotary_vit.RotaryViT` replaces the blocks and the positions.
+    """
+
+    norm_eps = 1e-6
 
     def __init__(self, config: ModelConfig) -> None:
         """Widths, blocks and position table of ``config``, with random weights."""
-        super().__init__()
+        super().__init__(config)
         dim = config.vit_dim
         patch = config.patch
-        self.config = config
-        # blocks keep only their input and run again in the backward pass
-        self.checkpoint_activations = False
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.pos_grid_hw), dim))
-        self.patch_embed = nn.Conv2d(3, dim, patch, patch)
-        self.blocks = nn.ModuleList(
-            Block(dim, config.vit_heads, config.layer_scale) for _ in range(config.vit_depth)
+        # rotary positions need no table
+        self.pos_embed = (
+            nn.Parameter(torch.zeros(1, 1 + math.prod(config.pos_grid_hw), dim))
+            if kind_of(config.backbone).table
+            else None
         )
-        self.norm = nn.LayerNorm(dim, eps=1e-6)  # shared by all feature stages
+        self.register_tokens = (
+            nn.Parameter(torch.zeros(1, config.registers, dim)) if config.registers else None
+        )
+        self.patch_embed = nn.Conv2d(3, dim, patch, patch)
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.vit_depth))
+        self.norm = nn.LayerNorm(dim, eps=self.norm_eps)  # shared by all feature stages
         self._init_weights()
+
+    def _block(self) -> nn.Module:
+        """One block, called with tokens, ``merge`` and what :meth:`_positions` returns."""
+        return Block(self.config.vit_dim, self.config.vit_heads, self.config.layer_scale)
+
+    def _positions(
+        self, grid_hw: tuple[int, int], windows: int, like: Tensor
+    ) -> tuple[Tensor, ...]:
+        """What every block receives about positions: nothing where the tokens hold them."""
+        return ()
 
     def _init_weights(self) -> None:
         nn.init.normal_(self.cls_token, std=0.02)
-        nn.init.normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                fan_in = module.weight[0].numel()
-                nn.init.normal_(module.weight, std=0.6 / fan_in**0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed, std=0.02)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=0.02)
+        init_products(self)
 
     def embed(self, images: Tensor, patch: int, windows: int) -> tuple[Tensor, tuple[int, int]]:
-        """(B, 3, H, W) -> ((B*w*w, 1 + n, D) window-major tokens, grid (H/patch, W/patch))."""
+        """(B, 3, H, W) -> ((B*w*w, 1 + registers + n, D) window-major tokens, grid (H/patch,
+        W/patch)).
+        """
         kernel = resample_patch_kernel(self.patch_embed.weight, patch)
         # (B, gh, gw, D)
         tokens = F.conv2d(images, kernel, self.patch_embed.bias, stride=patch).permute(0, 2, 3, 1)
         grid_hw = (tokens.shape[1], tokens.shape[2])
-        positions = resample_positions(self.pos_embed, self.config.pos_grid_hw, grid_hw).to(
-            tokens.dtype
-        )
-        tokens = tokens + positions[:, 1:].unflatten(1, grid_hw)
+        cls = self.cls_token.to(tokens.dtype)
+        if self.pos_embed is not None:
+            positions = resample_positions(self.pos_embed, self.config.pos_grid_hw, grid_hw).to(
+                tokens.dtype
+            )
+            tokens = tokens + positions[:, 1:].unflatten(1, grid_hw)
+            cls = cls + positions[:, :1]
         tokens = to_windows(tokens, windows)
-        cls = (self.cls_token.to(tokens.dtype) + positions[:, :1]).expand(len(tokens), -1, -1)
-        return torch.cat([cls, tokens], dim=1), grid_hw
+        prefix = [cls.expand(len(tokens), -1, -1)]
+        if self.register_tokens is not None:  # registers have no positions
+            prefix.append(self.register_tokens.to(tokens.dtype).expand(len(tokens), -1, -1))
+        return torch.cat([*prefix, tokens], dim=1), grid_hw
 
     def forward(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
         """(B, 3, H, W), H and W divisible by patch * windows -> one map (B, D, H/patch, W/patch)
         per feature stage.
         """
         x, grid_hw = self.embed(images, patch, windows)
+        positions = self._positions(grid_hw, windows, x)
         stages = self.config.feature_stages
         maps = []
-        again = self.checkpoint_activations and torch.is_grad_enabled()
         for index in range(max(stages)):  # later blocks have no effect on the maps
             merge = windows * windows if index in self.config.global_blocks else 1
-            block = self.blocks[index]
-            x = (
-                checkpoint(block, x, merge, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else block(x, merge)
-            )
+            x = self.run(self.blocks[index], x, merge, *positions)
             if index + 1 in stages:
-                maps.append(from_windows(self.norm(x)[:, 1:], windows, grid_hw))
+                patches = self.norm(x)[:, self.config.prefix_tokens :]
+                maps.append(from_windows(patches, windows, grid_hw))
         return maps
+
+    def sliced(self, arch: Arch) -> dict[str, Tensor]:
+        """The patch kernel for ``arch.patch`` px, and the positions of ``arch.grid_hw``."""
+        cut = {"patch_embed.weight": resample_patch_kernel(self.patch_embed.weight, arch.patch)}
+        if self.pos_embed is not None:
+            cut["pos_embed"] = resample_positions(
+                self.pos_embed, self.config.pos_grid_hw, arch.grid_hw
+            )
+        return cut

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbone_kinds import PLAIN, kind_of
 from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.spec.model_config import ModelConfig
 
@@ -45,21 +46,41 @@ def _patches(config: ModelConfig, arch: Arch) -> _Part:
         if config.patch != arch.patch
         else f"kernel of {arch.patch} x {arch.patch} px"
     )
-    table = " x ".join(map(str, config.pos_grid_hw))
+    tokens = "tokens" if kind_of(config.backbone).windows else "positions"
     return _Part(
         "Image in patches",
         (
             f"{height} x {width} px in patches of {arch.patch} px",
-            f"{rows} x {columns} = {arch.tokens:,} tokens of width {config.vit_dim}",
+            f"{rows} x {columns} = {arch.tokens:,} {tokens} of width {config.vit_dim}",
             kernel,
-            f"positions: table of {table}"
-            + ("" if config.pos_grid_hw == arch.grid_hw else ", resampled"),
+            _positions(config, arch),
         ),
         GREY,
     )
 
 
+def _positions(config: ModelConfig, arch: Arch) -> str:
+    """How the backbone knows where a patch is."""
+    kind = kind_of(config.backbone)
+    if not kind.windows:
+        return "no positions: convolutions"
+    if not kind.table:
+        return "positions: rotary, of the patch's centre"
+    table = " x ".join(map(str, config.pos_grid_hw))
+    resampled = "" if config.pos_grid_hw == arch.grid_hw else ", resampled"
+    return f"positions: table of {table}{resampled}"
+
+
 def _backbone(config: ModelConfig, arch: Arch) -> _Part:
+    kind = kind_of(config.backbone)
+    if not kind.windows:
+        depths = " + ".join(map(str, config.conv_depths))
+        widths = ", ".join(map(str, config.conv_widths))
+        return _Part(
+            f"Backbone: {kind.title}, {plural(config.vit_depth, 'stage')}",
+            (f"{depths} blocks of widths {widths}; strides of 1/4, 1/2, 1 and 2 patches",),
+            BLUE,
+        )
     windows = arch.windows**2
     across = len([k for k in config.global_blocks if k < config.vit_depth])
     inside = config.vit_depth - across
@@ -69,10 +90,17 @@ def _backbone(config: ModelConfig, arch: Arch) -> _Part:
         else "one window: every block attends over the whole image"
     )
     return _Part(
-        f"Backbone: ViT, {plural(config.vit_depth, 'block')}",
+        f"Backbone: {_title(config)}, {plural(config.vit_depth, 'block')}",
         (f"width {config.vit_dim}, {plural(config.vit_heads, 'head')}; {attend}",),
         BLUE,
     )
+
+
+def _title(config: ModelConfig) -> str:
+    if config.backbone == PLAIN:
+        return "ViT"
+    registers = f" with {plural(config.registers, 'register')}" if config.registers else ""
+    return kind_of(config.backbone).title.replace(" with registers", "") + registers
 
 
 def _projector(config: ModelConfig, arch: Arch) -> _Part:
@@ -222,6 +250,8 @@ def _blocks(
         whole = number in config.global_blocks or arch.windows == 1
         cell(axes, (left + number * step + (step - side) / 2, base), (side, 0.2), BLUE, whole)
     words = "■ over the whole image   □ within windows   ↓ map to the projector"
+    if not kind_of(config.backbone).windows:
+        words = "■ stage   ↓ map to the projector"
     size = 6.4
     while text_width_in(words, size) > width:
         size -= 0.1

@@ -23,6 +23,9 @@ class ModelId:
     arch: Arch | None = None
     checkpoint_sha256: str | None = None
     weights: str = "trained"  # "trained", "random" (never with an accuracy), "published"
+    # backbone of an RF-DETR, a name of spec.backbones; None: the DINOv2 of the size, or a model of
+    # another project
+    backbone: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbones import known_backbones
 from rfdetr_repro.spec.codec import decode, without_absent
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
@@ -109,6 +110,13 @@ def _check_numbers(part: object, where: str) -> None:
             )
 
 
+def _check_model(model: ModelId) -> None:
+    choose(model.task, ("detect", "segment"), "task", model.name)
+    choose(model.weights, ("trained", "random", "published"), "kind of weights", model.name)
+    if model.backbone is not None:
+        choose(model.backbone, known_backbones(), "backbone", model.name)
+
+
 def _check_words(latency: Latency, where: str) -> None:
     choose(latency.method, ("measured", "modelled", "published"), "origin of a latency", where)
     if not str(latency.throttled).startswith(("no", "yes", "unknown")):
@@ -191,13 +199,7 @@ class Record:
             )
         if self.model.weights == "random" and (self.accuracy or self.mask_accuracy):
             raise InputError("a model with random weights cannot have an accuracy", self.model.name)
-        choose(self.model.task, ("detect", "segment"), "task", self.model.name)
-        choose(
-            self.model.weights,
-            ("trained", "random", "published"),
-            "kind of weights",
-            self.model.name,
-        )
+        _check_model(self.model)
         if self.latency is not None:
             _check_words(self.latency, self.model.name)
         for part in (self.cost, self.accuracy, self.mask_accuracy, self.latency, self.machine):

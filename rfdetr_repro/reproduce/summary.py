@@ -47,7 +47,7 @@ def write_summary(
                 for name, split in splits.items()
             },
         },
-        "recipe": {**asdict(run.campaign.train), "model": asdict(search.card.config)},
+        "recipe": {**asdict(run.campaign.train), "model": search.card.config.stated()},
         "departures": departures(run.campaign),
         "checks": [
             f"box AP of {costs['configurations']} configurations in the shared pass and one by "

@@ -23,6 +23,7 @@ from scipy.optimize import nnls
 
 from rfdetr_repro.records.record import Latency
 from rfdetr_repro.spec.arch import Arch, SearchSpace
+from rfdetr_repro.spec.backbone_kinds import kind_of
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
 from rfdetr_repro.spec.metrics import share
@@ -53,7 +54,8 @@ class RelativeError(NamedTuple):
 
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
     """Amounts of work of an architecture, by name."""
-    tokens = arch.tokens + arch.windows**2  # includes the copies of the class token
+    # includes the copies of class token and registers
+    tokens = arch.tokens + arch.windows**2 * config.prefix_tokens
     depth = arch.decoder_layers
     queries = arch.queries
     blocks = range(max(config.feature_stages))
@@ -67,7 +69,10 @@ def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
         "image_pixels": math.prod(arch.input_hw),
         "tokens": tokens,
         "tokens_windowed": tokens if arch.windows > 1 else 0,  # partition into windows and back
-        "attention_pairs": global_blocks * tokens**2 + windowed_pairs,
+        # a backbone without windows has no attention
+        "attention_pairs": (
+            global_blocks * tokens**2 + windowed_pairs if kind_of(config.backbone).windows else 0
+        ),
         "decoder_layers": depth,
         "decoder_queries": depth * queries,
         "decoder_query_pairs": depth * queries**2,
@@ -159,7 +164,7 @@ class LatencyModel:
     def to_json(self) -> str:
         """The model as JSON text."""
         return json.dumps(
-            {"coefficients_ms": self.coefficients, "config": dataclasses.asdict(self.config)},
+            {"coefficients_ms": self.coefficients, "config": self.config.stated()},
             indent=1,
         )
 

@@ -32,6 +32,7 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, ModelId, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arch import Arch, SearchSpace
+from rfdetr_repro.spec.backbones import stated_backbone
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path
 from rfdetr_repro.spec.protocol import DECISION, Protocol
@@ -110,6 +111,7 @@ class Search:
             variant=self.variant,
             arch=arch,
             checkpoint_sha256=self.checkpoint_sha256,
+            backbone=stated_backbone(self.card.config),
         )
 
     @property

@@ -37,6 +37,8 @@ _RECIPE = {
     "patience": "training may end after {here} evaluations without a better AP (paper: all steps)",
 }
 _MODEL = {
+    "backbone": "backbone {here} (paper: {paper})",
+    "registers": "{here} register tokens in the backbone (paper: {paper})",
     "vit_dim": "width of the backbone {here} (paper: {paper})",
     "vit_depth": "{here} backbone blocks (paper: {paper})",
     "vit_heads": "{here} attention heads in the backbone (paper: {paper})",

@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 
 from .arch import Arch
+from .backbone_kinds import CONVOLUTIONAL, MapShape
 from .errors import InputError
-from .model_config import ModelConfig
+from .model_config import LEVEL_SCALE, ModelConfig
 
 CONVENTIONS = ("eager", "graph", "deploy")
-_LEVEL_SCALE = {"P3": 2.0, "P4": 1.0, "P5": 0.5}
 
 
 def flops_by_part(model: ModelConfig, arch: Arch, convention: str = "deploy") -> dict[str, int]:
@@ -33,9 +33,11 @@ def flops_by_part(model: ModelConfig, arch: Arch, convention: str = "deploy") ->
             f"unknown FLOPs convention {convention!r}",
             hint=f"choose one of {', '.join(CONVENTIONS)}",
         )
-    parts = _backbone(
-        model, arch, blocks=max(model.feature_stages) if convention == "deploy" else model.vit_depth
-    )
+    blocks = max(model.feature_stages) if convention == "deploy" else model.vit_depth
+    if model.backbone == CONVOLUTIONAL:
+        parts = _convolutional(model, arch, stages=blocks)
+    else:
+        parts = _backbone(model, arch, blocks=blocks)
     parts["projector"] = sum(_projector_level(model, arch, level) for level in model.levels)
     return (
         parts
@@ -52,7 +54,7 @@ def total_flops(model: ModelConfig, arch: Arch, convention: str = "deploy") -> i
 
 def _level_tokens(arch: Arch, level: str) -> int:
     """Tokens on a projector level; a stride-2 convolution rounds up."""
-    return math.prod(math.ceil(side * _LEVEL_SCALE[level]) for side in arch.grid_hw)
+    return math.prod(math.ceil(side * LEVEL_SCALE[level]) for side in arch.grid_hw)
 
 
 def num_tokens(model: ModelConfig, arch: Arch) -> int:
@@ -64,36 +66,58 @@ def _backbone(model: ModelConfig, arch: Arch, blocks: int) -> dict[str, int]:
     dim = model.vit_dim
     tokens = arch.tokens
     windows = arch.windows**2
-    per_window = tokens // windows + 1  # its own copy of the class token
-    whole = tokens + windows
+    # every window has its own copies of class token and registers
+    per_window = tokens // windows + model.prefix_tokens
+    whole = tokens + windows * model.prefix_tokens
+    # query, key, value and output, then two feed-forward maps, or three with a gate
+    products = 4 + (12 if model.gated else 8)
     attention = {True: 4 * whole * whole * dim, False: windows * 4 * per_window * per_window * dim}
     return {
         "patch embedding": 2 * tokens * 3 * arch.patch**2 * dim,
-        "backbone": blocks * 2 * whole * 12 * dim * dim,
+        "backbone": blocks * 2 * whole * products * dim * dim,
         "backbone attention": sum(
             attention[index in model.global_blocks] for index in range(blocks)
         ),
     }
 
 
+def _convolutional(model: ModelConfig, arch: Arch, stages: int) -> dict[str, int]:
+    total = 0
+    before = 0
+    for stage in range(1, stages + 1):
+        width = model.conv_widths[stage - 1]
+        # four positions along each side of a patch in the first stage, half as many in the next
+        pixels = math.prod(math.ceil(math.ldexp(side, 3 - stage)) for side in arch.grid_hw)
+        block = 49 * width + 8 * width * width
+        halving = 4 * before * width
+        total += 2 * pixels * (halving + model.conv_depths[stage - 1] * block)
+        before = width
+    stem = 2 * 16 * arch.tokens * 3 * (arch.patch // 4) ** 2 * model.conv_widths[0]
+    return {"patch embedding": stem, "backbone": total}
+
+
+def _sampling(given: MapShape, level: str, arch: Arch) -> tuple[int, int]:
+    """Operations that bring a map of the backbone to a level, and the channels there."""
+    factor = LEVEL_SCALE[level] / given.scale
+    if factor == 2:  # 2x2 transposed convolution: each output pixel sees one input pixel
+        half = given.width // 2
+        pixels = math.prod(math.ceil(side * given.scale) for side in arch.grid_hw)
+        return 2 * 4 * pixels * given.width * half, half
+    if factor == 0.5:
+        return 2 * _level_tokens(arch, level) * 9 * given.width * given.width, given.width
+    return 0, given.width
+
+
 def _projector_level(model: ModelConfig, arch: Arch, level: str) -> int:
-    dim = model.vit_dim
     hidden = model.hidden
     half = model.hidden // 2
-    inputs = len(model.feature_stages)
     tokens = _level_tokens(arch, level)
-    width = dim
-    sampling = 0
-    if level == "P3":  # 2x2 transposed convolution: each output pixel sees one input pixel
-        width = dim // 2
-        sampling = inputs * 2 * tokens * dim * (dim // 2)
-    elif level == "P5":
-        sampling = inputs * 2 * tokens * 9 * dim * dim
+    sampled = [_sampling(given, level, arch) for given in model.maps]
+    sampling = sum(operations for operations, _ in sampled)
+    width = sum(channels for _, channels in sampled)
     blocks = model.projector_blocks
     fusion = (
-        2
-        * tokens
-        * (inputs * width * hidden + 2 * blocks * 9 * half * half + (2 + blocks) * half * hidden)
+        2 * tokens * (width * hidden + 2 * blocks * 9 * half * half + (2 + blocks) * half * hidden)
     )
     return sampling + fusion
 

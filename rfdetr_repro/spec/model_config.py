@@ -4,9 +4,20 @@ the same weights. No torch here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .backbone_kinds import (
+    CONVOLUTIONAL,
+    PLAIN,
+    REGISTERS,
+    ROTARY,
+    MapShape,
+    check_grid,
+    check_patch,
+    kind_of,
+)
 from .errors import InputError
 from .ranges import check_ranges
 
@@ -26,9 +37,19 @@ _SIZES: dict[str, tuple[float, float]] = {
     "num_classes": (1, 10**6),
     "mask_stride": (1, 1024),
     "patch": (1, 1024),
+    "registers": (0, 64),
 }
+_REALS: dict[str, tuple[float, float]] = {"proposal_side": (1e-6, 1), "rope_theta": (1, 1e9)}
 
 _MOST_LEVELS = 8
+# side of a projector level in sides of the grid, image side / patch
+LEVEL_SCALE = {"P3": 2.0, "P4": 1.0, "P5": 0.5}
+# factors by which the projector can resample a map
+_SAMPLING = (2.0, 1.0, 0.5)
+
+# fields of backbones other than the plain DINOv2, which a file states only where they differ from
+# their defaults: files, identities and digests of plain models are as they were without the fields
+_ADDED = ("backbone", "registers", "gated", "rope_theta", "conv_depths", "conv_widths")
 
 
 @dataclass(frozen=True)
@@ -66,22 +87,30 @@ class ModelConfig:
     proposal_side: float = 0.05
     # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
     encoder_masks_projected: bool = True
+    # kind of the backbone, of backbone_kinds.KINDS. For ConvNeXt, vit_dim is the width and
+    # feature_stages count the stages of blocks, of which vit_depth exist
+    backbone: str = PLAIN
+    registers: int = 0  # register tokens beside the class token
+    gated: bool = False  # feed-forward layers with a gate (SwiGLU), as in DINOv3 ViT-S+
+    rope_theta: float = 100.0  # base period of rotary positions, in DINOv3
+    conv_depths: tuple[int, ...] = ()  # blocks of each ConvNeXt stage
+    conv_widths: tuple[int, ...] = ()  # channels of each ConvNeXt stage
 
     def __post_init__(self) -> None:
-        check_ranges(self, _SIZES, {"proposal_side": (1e-6, 1)}, "the model")
+        check_ranges(self, _SIZES, _REALS, "the model")
         self._check_blocks()
         if (
             self.vit_dim % self.vit_heads
             or self.hidden % self.self_heads
             or self.hidden % self.cross_heads
         ):
-            raise InputError("a width is not divisible by its number of heads", asdict(self))
+            raise InputError("a width is not divisible by its number of heads", self.stated())
         if (
             max(self.feature_stages) > self.vit_depth
             or max(self.global_blocks, default=0) >= self.vit_depth
         ):
             raise InputError(
-                "a feature stage or global block lies beyond the last block", asdict(self)
+                "a feature stage or global block lies beyond the last block", self.stated()
             )
         if len(self.pos_grid_hw) != 2 or min(self.pos_grid_hw) < 1:
             raise InputError(
@@ -94,6 +123,8 @@ class ModelConfig:
             raise InputError(
                 f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5"
             )
+        self._check_backbone()
+        self._check_sampling()
 
     def _check_blocks(self) -> None:
         sides = self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid,)
@@ -113,6 +144,92 @@ class ModelConfig:
                 f"block 1 on",
                 "the model",
             )
+
+    def _check_backbone(self) -> None:
+        """Raises :class:`InputError` for fields that the kind of backbone does not have."""
+        kind = kind_of(self.backbone)
+        check_patch(self.backbone, self.patch)
+        foreign = {
+            "registers": self.registers and self.backbone not in (REGISTERS, ROTARY),
+            "gated": self.gated and self.backbone != ROTARY,
+            "conv_depths": self.conv_depths and self.backbone != CONVOLUTIONAL,
+            "conv_widths": self.conv_widths and self.backbone != CONVOLUTIONAL,
+            "global_blocks": self.global_blocks and not kind.windows,
+        }
+        if named := [name for name, given in foreign.items() if given]:
+            raise InputError(f"{kind.title} has no {named[0]}", "the model", "leave the field out")
+        if self.backbone == REGISTERS and not self.registers:
+            raise InputError(f"{kind.title} needs registers of at least 1", "the model")
+        if self.backbone == ROTARY and (self.vit_dim // self.vit_heads) % 4:
+            raise InputError(
+                f"heads of {self.vit_dim // self.vit_heads} channels cannot be rotated by row and "
+                f"column",
+                "the model",
+                "choose a width per head that is a multiple of 4",
+            )
+        if self.backbone == CONVOLUTIONAL:
+            self._check_convolutions()
+
+    def _check_convolutions(self) -> None:
+        for name in ("conv_depths", "conv_widths"):
+            values = getattr(self, name)
+            if len(values) != self.vit_depth or not all(
+                type(value) is int and 1 <= value <= 2**14 for value in values
+            ):
+                raise InputError(
+                    f"{name} = {values!r} are not {self.vit_depth} whole numbers, one for each "
+                    f"stage",
+                    "the model",
+                )
+        if self.vit_dim != self.conv_widths[-1]:
+            raise InputError(
+                f"vit_dim = {self.vit_dim} is not the width of the last stage, "
+                f"{self.conv_widths[-1]}",
+                "the model",
+            )
+
+    def _check_sampling(self) -> None:
+        """Raises :class:`InputError` for a map that the projector cannot bring to a level."""
+        for stage, shape in zip(sorted(self.feature_stages), self.maps, strict=True):
+            for level in self.levels:
+                if LEVEL_SCALE[level] / shape.scale not in _SAMPLING:
+                    raise InputError(
+                        f"the projector cannot bring feature stage {stage} to level {level}: the "
+                        f"sides differ by a factor of {LEVEL_SCALE[level] / shape.scale:g}",
+                        "the model",
+                        "choose other feature stages or levels",
+                    )
+
+    @property
+    def maps(self) -> tuple[MapShape, ...]:
+        """The maps that the backbone gives to the projector, by ascending feature stage."""
+        stages = sorted(self.feature_stages)
+        if self.backbone != CONVOLUTIONAL:
+            return tuple(MapShape(self.vit_dim, 1.0) for _ in stages)
+        # strides of a quarter, a half, one and two patches
+        return tuple(
+            MapShape(self.conv_widths[stage - 1], math.ldexp(1.0, 3 - stage)) for stage in stages
+        )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens of each window beside those of the patches: class token and registers."""
+        return 1 + self.registers
+
+    def check_arch(self, patch: int, windows: int) -> None:
+        """Raises :class:`InputError` for a patch or windows that the backbone cannot have."""
+        check_grid(self.backbone, patch, windows)
+
+    def stated(self) -> dict[str, Any]:
+        """The fields as files, identities and digests state them: fields that only other backbones
+        than the plain DINOv2 have are left out at their defaults.
+        """
+        defaults = self.__dataclass_fields__
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _ADDED or value != defaults[name].default
+        }
 
     @property
     def pos_grid_hw(self) -> tuple[int, int]:

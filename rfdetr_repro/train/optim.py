@@ -15,9 +15,10 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR
 from rfdetr_repro.spec.train_config import PARTS, TrainConfig
 
-_BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
+# a block of a ViT, a stage of a ConvNeXt
+_BLOCK = re.compile(r"backbone\.(?:blocks|stages)\.(\d+)\.")
 # LayerScale is decayed, because upstream's names for it match none of these
-_NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed")
+_NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed", "register_tokens")
 
 
 def rate_and_decay(name: str, config: TrainConfig, last_stage: int) -> tuple[float, float]:

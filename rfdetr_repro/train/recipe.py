@@ -65,6 +65,8 @@ class Recipe:
                 "a supernet draws its own resolutions",
                 hint="leave multi_scale out, or train one fixed size",
             )
+        for arch in self.possible_archs():
+            self.preset.model.check_arch(arch.patch, arch.windows)
         self._check_freeze()
         return self
 
@@ -115,7 +117,11 @@ class Recipe:
 
     def identity(self, data_sha256: str, initial: Mapping[str, Tensor] | None = None) -> str:
         """Text that is equal for two runs with the same recipe, data and initial weights."""
-        preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
+        preset = {
+            **asdict(self.preset),
+            "model": self.preset.model.stated(),
+            "arch": self.preset.arch.knobs(),
+        }
         fields = {
             "preset": preset,
             "train": self.train.settings(),

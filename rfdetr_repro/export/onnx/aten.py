@@ -301,7 +301,7 @@ def _matmul(graph: Graph, call: Call) -> str:
 def _convolution(graph: Graph, call: Call) -> str:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
     if transposed:
-        raise TraceError("transposed convolution is not translated")
+        return _transposed_convolution(graph, call)
     inputs = [graph(x), graph(weight)] + ([] if bias is None else [graph(bias)])
     shape: dict[str, Any] = dict(
         kernel_shape=list(weight.shape[2:]), strides=list(stride), dilations=list(dilation)
@@ -309,6 +309,36 @@ def _convolution(graph: Graph, call: Call) -> str:
     name = graph.op("Conv", inputs, group=groups, pads=[*padding, *padding], **shape)
     graph.flops_of[name] = 2 * call.outputs[0].numel() * weight[0].numel()
     return name
+
+
+def _transposed_convolution(graph: Graph, call: Call) -> str:
+    x, weight, bias, stride, padding, dilation, _, output_padding, groups = call.args
+    inputs = [graph(x), graph(weight)] + ([] if bias is None else [graph(bias)])
+    name = graph.op(
+        "ConvTranspose",
+        inputs,
+        group=groups,
+        pads=[*padding, *padding],
+        kernel_shape=list(weight.shape[2:]),
+        strides=list(stride),
+        dilations=list(dilation),
+        output_padding=list(output_padding),
+    )
+    graph.flops_of[name] = 2 * x.numel() * weight[0].numel()
+    return name
+
+
+@_translates(aten.constant_pad_nd.default)
+def _constant_pad(graph: Graph, call: Call) -> str:
+    x, pads = call.args[:2]
+    value = call.args[2] if len(call.args) > 2 else 0
+    # PyTorch lists (before, after) from the last dimension on, ONNX all befores, then all afters
+    befores = [0] * x.dim()
+    afters = [0] * x.dim()
+    for index in range(len(pads) // 2):
+        befores[-1 - index], afters[-1 - index] = pads[2 * index], pads[2 * index + 1]
+    inputs = [graph(x), graph.integers([*befores, *afters]), graph(float(value), x.dtype)]
+    return graph.op("Pad", inputs, mode="constant")
 
 
 @_translates(aten.native_layer_norm.default)

@@ -38,6 +38,7 @@ from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.ops import DECOMPOSITIONS
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbones import stated_backbone
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.model_config import ModelConfig
@@ -194,7 +195,10 @@ def describe(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
         model=replace(
-            meta.model, arch=subnet.arch, task="segment" if subnet.config.masks else "detect"
+            meta.model,
+            arch=subnet.arch,
+            task="segment" if subnet.config.masks else "detect",
+            backbone=stated_backbone(subnet.config),
         ),
         class_names=tuple(meta.class_names),
         category_ids=tuple(meta.category_ids),

@@ -127,7 +127,7 @@ def from_dinov2(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     if any("register" in name for name in state):
         raise InputError(
             "a DINOv2 with register tokens",
-            hint="RF-DETR uses the plain dinov2-small or dinov2-base",
+            hint="train with --backbone-weights and the folder that transformers writes",
         )
     if layout == "dinov2":
         return {

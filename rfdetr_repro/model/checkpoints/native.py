@@ -62,7 +62,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """The card as JSON with sorted keys."""
-        fields = asdict(self)
+        fields = {**asdict(self), "config": self.config.stated()}
         if self.resize is None:
             del fields["resize"]
         return json.dumps(fields, sort_keys=True)

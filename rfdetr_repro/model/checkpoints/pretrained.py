@@ -22,6 +22,7 @@ from torch import Tensor
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.vit import resample_patch_kernel, resample_positions
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.backbone_kinds import PLAIN
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path, sha256_file
 from rfdetr_repro.spec.labels import UNUSED, Labels, coco_labels, labels_of_checkpoint
@@ -233,11 +234,11 @@ def _refuse_other_size(
     """Raises :class:`InputError` if the widths or parts ``found`` in a file are not those of
     ``model``, called ``size``.
     """
-    for name in ("vit_dim", "hidden", "masks", "levels"):
-        if found[name] != getattr(model, name):
+    for name in ("backbone", "vit_dim", "hidden", "masks", "levels"):
+        if found.get(name, PLAIN) != getattr(model, name):
             named = f"size {size}" if isinstance(size, str) else "the model"
             raise InputError(
-                f"the file has {name} {found[name]}, {named} has {getattr(model, name)}",
+                f"the file has {name} {found.get(name, PLAIN)}, {named} has {getattr(model, name)}",
                 path,
                 "name the size of the file",
             )
@@ -350,10 +351,17 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
     Upstream expects n + 1 logits for n classes, with labels from 0 and the last logit unused. Where
     the model has no unused logit, a logit that never wins is added, which :func:`load_pretrained`
     removes again. The 91 logits of COCO stay as they are. Prints what upstream's program cannot
-    build. Raises :class:`InputError` for a position table that is not square.
+    build. Raises :class:`InputError` for a position table that is not square, and for
+    another backbone than the plain DINOv2.
     """
     model = card.config
     arch = card.arch
+    if model.backbone != PLAIN:
+        raise InputError(
+            f"the released layout holds a plain DINOv2 only, not the backbone {model.backbone}",
+            path,
+            "save the model as .safetensors, which this package reads",
+        )
     if isinstance(model.pos_grid, tuple):
         raise InputError(
             "the released layout has square position tables only",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from rfdetr_repro.spec.arch import Arch
@@ -338,7 +338,7 @@ def described(
     }
     ours = {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(model).items()
+        for name, value in model.stated().items()
     }
     arguments = argparse.Namespace(
         **{
