@@ -219,6 +219,8 @@ class Record:
         without any result.
         """
         model = {**vars(self.model), "arch": self.model.arch and self.model.arch.knobs()}
+        if self.model.backbone is None:  # as before Records stated backbones
+            del model["backbone"]
         request = {
             "source": self.source,
             "model": model,
