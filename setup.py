@@ -1,5 +1,5 @@
-"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy modules _masks
-and _resampled_ap, with ninja.
+"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy modules _masks,
+_pictures and _resampled_ap, with ninja.
 
 ``pip install --no-build-isolation -e .`` or, when only the sources changed, ``python setup.py
 build_ext --inplace``. CUDA kernels are compiled in when nvcc is found (CUDA_HOME, PATH or
@@ -29,7 +29,12 @@ ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "ops"
 RESULTS = ROOT / "results"  # stores of Records, which a wheel holds too
 LIBRARY = "librfdetr_ops.so"
-MODULES = ("masks", "resampled_ap")  # csrc/python/NAME.cpp becomes rfdetr_repro/_NAME
+# csrc/python/NAME.cpp becomes rfdetr_repro/_NAME; also linked: sources compiled per instruction set
+MODULES: dict[str, tuple[str, ...]] = {
+    "masks": (),
+    "pictures": ("pictures_isa",),
+    "resampled_ap": (),
+}
 MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 CUDA_SOURCES = (
     "ms_deform_attn.cpp",
@@ -38,12 +43,12 @@ CUDA_SOURCES = (
     "masks.cpp",
     "masks.cu",
 )
-CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks")
+CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks", "pictures")
 CUDA_ARCHS = "75 80 86 89 90"
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
 CUDA_FLAGS = "-std=c++17 -O3 --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
-# compiled once per instruction set, chosen at run time
-ISA_SOURCE = "csrc/cpu/ms_deform_attn_isa.cpp"
+# csrc/cpu/NAME.cpp is compiled once per instruction set, chosen at run time; further flags of each
+ISA_SOURCES = {"ms_deform_attn_isa": "", "pictures_isa": "-ffp-contract=off"}
 ISAS = {
     "sse41": ("sse4.1", "-msse4.1"),
     "avx2": ("avx2", "-mavx2 -mfma -mf16c"),
@@ -99,6 +104,16 @@ def prefix_maps(torch: Path) -> str:
     return " ".join(f"'-ffile-prefix-map={folder}/='" for folder in folders)
 
 
+def isa_objects(source: str) -> dict[str, str]:
+    """Object files of a source of ISA_SOURCES on this architecture, each with its flags."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return {
+        f"csrc_cpu_{source}.{variant}.o": f"{flags} {ISA_SOURCES[source]} "
+        f"-DRFDETR_KERNELS=kernels_{variant} '-DRFDETR_ISA_NAME=\"{name}\"'"
+        for variant, (name, flags) in (ISAS if x86 else {"plain": ("plain", "")}).items()
+    }
+
+
 def ninja_escape(path: object) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
@@ -140,13 +155,12 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
             f"build {objects[-1]}: {'cuda' if source.endswith('.cu') else 'cpp'} "
             f"{ninja_escape(ROOT / source)}"
         )
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    for variant, (name, flags) in ISAS.items() if x86 else [("plain", ("plain", ""))]:
-        objects.append(f"{ISA_SOURCE.replace('/', '_')}.{variant}.o")
-        lines.append(f"build {objects[-1]}: cpp {ninja_escape(ROOT / ISA_SOURCE)}")
-        lines.append(
-            f"  extra = {flags} -DRFDETR_KERNELS=kernels_{variant} '-DRFDETR_ISA_NAME=\"{name}\"'"
-        )
+    variants = {source: isa_objects(source) for source in ISA_SOURCES}
+    for source, built in variants.items():
+        for name, extra in built.items():
+            objects.append(name)
+            path = ninja_escape(ROOT / "csrc" / "cpu" / f"{source}.cpp")
+            lines += [f"build {name}: cpp {path}", f"  extra = {extra}"]
     lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
     lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
         f"rule module\n  command = $cxx {cxx_flags} -isystem '{sysconfig.get_path('include')}' "
@@ -154,8 +168,9 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
         f"$out.d\n  deps = gcc\n  description = compile $in",
         *(
             f"build _{name}{MODULE_SUFFIX}: module "
-            f"{ninja_escape(ROOT / 'csrc' / 'python' / f'{name}.cpp')}"
-            for name in MODULES
+            f"{ninja_escape(ROOT / 'csrc' / 'python' / f'{name}.cpp')} "
+            f"{' '.join(item for source in linked for item in variants[source])}"
+            for name, linked in MODULES.items()
         ),
     ]
     return "\n".join([*lines, f"default {' '.join(targets())}", ""])
@@ -252,7 +267,7 @@ class BuildWithRecords(build_py):
 setup(
     ext_modules=[
         Extension(f"rfdetr_repro.{name}", sources=[])
-        for name in ("librfdetr_ops", "_masks", "_resampled_ap")
+        for name in ("librfdetr_ops", *(f"_{module}" for module in MODULES))
     ],
     cmdclass={"build_ext": BuildOps, "build_py": BuildWithRecords},
 )

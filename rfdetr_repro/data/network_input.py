@@ -2,31 +2,43 @@
 
 Training, evaluation, prediction, the search and artifacts all call :func:`network_input`. Its
 arguments cover the conventions that differ between models (normalisation, and the resize rules of
-:mod:`rfdetr_repro.spec.resize_rules`) and between training and evaluation (flip and crop). No torch
-here.
+:mod:`rfdetr_repro.spec.resize_rules`) and between training and evaluation (flip and crop). The work
+is compiled (csrc/cpu/pictures.h), for NumPy arrays without torch; the PyTorch operator
+:func:`rfdetr_repro.ops.network_input` shares the code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
+from rfdetr_repro.spec.errors import InputError, LibraryNotBuilt
+from rfdetr_repro.spec.resize_rules import (
+    ANTIALIASED,
+    LETTERBOX,
+    PLAIN,
+    PLAIN_LETTERBOX,
+    RULES,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+try:
+    _pictures: Any = import_module("rfdetr_repro._pictures")  # csrc/python/pictures.cpp
+except ImportError as error:
+    raise LibraryNotBuilt(f"the compiled picture module does not load ({error})") from error
 
 Images = TypeVar("Images", "np.ndarray", "Tensor")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY = 114
-Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+_AS_IT_IS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class View(NamedTuple):
@@ -49,26 +61,47 @@ def network_input(
     """B pictures uint8 (H, W, 3) RGB, each of its own size -> contiguous float32 (B, 3, *input_hw).
 
     ``rule``: one of :mod:`rfdetr_repro.spec.resize_rules`; it says whether the resize is
-    antialiased and whether the aspect ratio is kept. An unknown rule is an :class:`InputError`.
-    ``normalised``: False gives values in 0..1, which artifacts take; True subtracts ImageNet's mean
-    and divides by its standard deviation, as the network in PyTorch takes values. ``views``: one
-    :class:`View` per picture, for training, which resizes by the antialiased rule only.
+    antialiased and whether the aspect ratio is kept. ``normalised``: False gives values in 0..1,
+    which artifacts take; True subtracts ImageNet's mean and divides by its standard deviation, as
+    the network in PyTorch takes values. ``views``: one :class:`View` per picture, for training,
+    which resizes by the antialiased rule only.
+
+    Antialiased pixels are those of Pillow's bilinear filter, bit for bit as Pillow 13 computes
+    them; the others are bilinear in float32. Pictures may have any strides. Raises
+    :class:`InputError` for an unknown rule and for arrays of another form.
     """
-    if views is None:
-        fitted = [resized(picture, input_hw, rule) for picture in pictures]
-    else:
-        if rule != ANTIALIASED:
-            raise ValueError(f"training resizes with antialiasing, not {rule!r}")
-        fitted = [
-            _seen(picture, input_hw, view) for picture, view in zip(pictures, views, strict=True)
-        ]
-    values = np.stack(fitted).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(normalise(values) if normalised else values)
+    if rule not in RULES:
+        raise InputError(f"unknown resize rule {rule!r}", hint="export the model again")
+    if views is not None and rule != ANTIALIASED:
+        raise ValueError(f"training resizes with antialiasing, not {rule!r}")
+    inputs = np.empty((len(pictures), 3, *input_hw), dtype=np.float32)
+    scale = (IMAGENET_MEAN, IMAGENET_STD) if normalised else _AS_IT_IS
+    seen = [None] * len(pictures) if views is None else views
+    for picture, to, view in zip(pictures, inputs, seen, strict=True):
+        _fill(picture, to, rule, view, scale)
+    return inputs
 
 
-def _seen(picture: np.ndarray, input_hw: tuple[int, int], view: View) -> np.ndarray:
-    image = resize_image(picture, input_hw, view.window)
-    return image[:, ::-1] if view.flip else image
+def _fill(
+    picture: np.ndarray,
+    to: np.ndarray,
+    rule: str,
+    view: View | None,
+    scale: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
+    """Writes one picture to ``to``, float32 (3, h, w)."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        given = f"{picture.dtype} {tuple(picture.shape)}"
+        raise InputError(f"a picture must be uint8 (H, W, 3), not {given}", hint="decode the file")
+    height, width = picture.shape[:2]
+    window, flip = view or View((0, 0, width, height), False)
+    if rule in (LETTERBOX, PLAIN_LETTERBOX):
+        letterbox = Letterbox((height, width), (to.shape[1], to.shape[2]))
+        grey = (np.float32(GREY) / np.float32(255) - np.float32(scale[0])) / np.float32(scale[1])
+        to[:] = grey[:, None, None]
+        to = to[(slice(None), *letterbox.inside)]
+    antialias = rule not in (PLAIN, PLAIN_LETTERBOX)
+    _pictures.network_input(picture, to, window, flip, antialias, *scale)
 
 
 def normalise(images: Images) -> Images:
@@ -85,68 +118,6 @@ def normalise(images: Images) -> Images:
             images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
     return (images - mean) / std
-
-
-def resize_image(
-    image: np.ndarray,
-    size_hw: tuple[int, int],
-    box: tuple[float, float, float, float] | None = None,
-) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (*size_hw, 3), antialiased bilinear; ``box`` (left, top, right,
-    bottom) in px restricts the resize to a part of the image.
-    """
-    height, width = size_hw
-    return np.asarray(
-        Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
-    )
-
-
-def resized(image: np.ndarray, size_hw: tuple[int, int], rule: str = ANTIALIASED) -> np.ndarray:
-    """uint8 (H, W, 3) -> (*size_hw, 3) in 0..255: uint8 for the antialiased rules, which Pillow
-    rounds, and float32 for the plain rules.
-
-    Raises :class:`InputError` for an unknown rule.
-    """
-    if rule in (LETTERBOX, PLAIN_LETTERBOX):
-        letterbox = Letterbox((image.shape[0], image.shape[1]), size_hw)
-        return letterbox.picture(image, resize_image if rule == LETTERBOX else resize_plain)
-    if rule not in (ANTIALIASED, PLAIN):
-        raise InputError(f"unknown resize rule {rule!r}", hint="export the model again")
-    return resize_image(image, size_hw) if rule == ANTIALIASED else resize_plain(image, size_hw)
-
-
-def resize_plain(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3) -> float32 (*size_hw, 3) in 0..255, not rounded: each pixel interpolates the
-    four pixels nearest to its centre.
-
-    The centre of pixel i lies at (i + 0.5) * scale - 0.5, but not before the first pixel (PyTorch's
-    ``align_corners=False``).
-    """
-    top, bottom, down = _nearest(image.shape[0], size_hw[0])
-    left, right, across = _nearest(image.shape[1], size_hw[1])
-    down, across = down[:, None, None], across[None, :, None]
-    above = image[top]
-    below = image[bottom]
-    upper = above[:, left] * (1 - across) + above[:, right] * across
-    lower = below[:, left] * (1 - across) + below[:, right] * across
-    return (upper * (1 - down) + lower * down).astype(np.float32)
-
-
-def _nearest(side: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of ``size`` new pixels: the two old pixels on either side of its centre, and the
-    weight of the second, float32.
-    """
-    scale = np.float32(side / size)
-    centre = np.maximum(
-        (np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5),
-        np.float32(0),
-    )
-    first = np.minimum(centre.astype(np.int64), side - 1)
-    return (
-        first,
-        np.minimum(first + 1, side - 1),
-        (centre - first.astype(np.float32)).astype(np.float32),
-    )
 
 
 @dataclass(frozen=True)
@@ -181,14 +152,11 @@ class Letterbox:
         )
         return top, left
 
-    def picture(self, image: np.ndarray, resize: Resize) -> np.ndarray:
-        """uint8 (H, W, 3) -> (*input_hw, 3) in 0..255, of the type that ``resize`` returns."""
-        fitted = resize(image, self.scaled_hw)
-        canvas = np.full((*self.input_hw, 3), GREY, dtype=fitted.dtype)
-        top, left = self.top_left
-        height, width = self.scaled_hw
-        canvas[top : top + height, left : left + width] = fitted
-        return canvas
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """Rows and columns of the input that show the picture."""
+        (top, left), (height, width) = self.top_left, self.scaled_hw
+        return slice(top, top + height), slice(left, left + width)
 
     def boxes_of_picture(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """float32 (k, 4) in 0..1 of the input -> in 0..1 of the picture, not clipped."""

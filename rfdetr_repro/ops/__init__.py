@@ -12,6 +12,7 @@ from .deform_attn import DECOMPOSITIONS, ms_deform_attn, ms_deform_attn_fused
 from .library import LIBRARY, build_info
 from .linear import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 from .masks import mask_logits, mask_runs, masks_from_logits
+from .pictures import network_input
 from .reference import (
     accumulate_dtype,
     box_relative_locations,
@@ -36,6 +37,7 @@ __all__ = [
     "ms_deform_attn_fused_reference",
     "ms_deform_attn_reference",
     "multi_scale_deformable_attention",
+    "network_input",
     "split_linear",
     "split_linear_pack",
 ]

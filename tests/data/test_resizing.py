@@ -24,8 +24,6 @@ from rfdetr_repro.data.network_input import (
     Letterbox,
     network_input,
     normalise,
-    resize_plain,
-    resized,
 )
 from rfdetr_repro.data.transforms import make_batch
 from rfdetr_repro.evaluation.predict_split import single_detections
@@ -68,24 +66,23 @@ def test_plain_is_pytorchs_bilinear_without_antialiasing(
 def test_antialiased_is_pillows_and_differs() -> None:
     image = noise(200, 300)
     expected = np.asarray(Image.fromarray(image).resize((30, 20), Image.Resampling.BILINEAR))
-    assert np.array_equal(resized(image, (20, 30), ANTIALIASED), expected)
-    assert np.abs(resized(image, (20, 30), PLAIN) - expected).mean() > 10
+    found = 255 * network_input([image], (20, 30), ANTIALIASED)[0]
+    np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-4)
+    assert np.abs(network_input([image], (20, 30), PLAIN)[0] - found / 255).mean() > 10 / 255
 
 
 def test_plain_letterbox_is_plain_inside_and_grey_outside() -> None:
     image = noise(50, 100)
-    box = Letterbox((50, 100), (64, 64))
-    (top, left), (height, width) = box.top_left, box.scaled_hw
-    found = resized(image, (64, 64), PLAIN_LETTERBOX)
-    assert np.array_equal(
-        found[top : top + height, left : left + width], resize_plain(image, box.scaled_hw)
-    )
-    assert (found[:top] == 114).all() and resized(image, (64, 64), LETTERBOX).dtype == np.uint8
+    rows, columns = Letterbox((50, 100), (64, 64)).inside
+    (found,) = network_input([image], (64, 64), PLAIN_LETTERBOX)
+    (plain,) = network_input([image], (rows.stop - rows.start, columns.stop - columns.start), PLAIN)
+    assert np.array_equal(found[:, rows, columns], plain)
+    assert (found[:, : rows.start] == np.float32(114) / np.float32(255)).all()
 
 
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(InputError, match="unknown resize rule"):
-        resized(noise(4, 4), (2, 2), "nearest")
+        network_input([noise(4, 4)], (2, 2), "nearest")
     with pytest.raises(ValueError, match="antialiasing"):
         make_batch([], (32, 32), np.random.default_rng(0), resize=PLAIN)
 

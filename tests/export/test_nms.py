@@ -17,7 +17,7 @@ from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench.accuracy import accuracy_of
 from rfdetr_repro.data.coco import read_split
-from rfdetr_repro.data.network_input import GREY, Letterbox, network_input, resize_image
+from rfdetr_repro.data.network_input import GREY, Letterbox, network_input
 from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
 from rfdetr_repro.export.onnx.nms import KINDS, MOST, Nms
@@ -243,7 +243,8 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
 def test_letterbox_there_and_back(image_hw: tuple[int, int]) -> None:
     box = Letterbox(image_hw, (HEIGHT, WIDTH))
     image = np.full((*image_hw, 3), 255, np.uint8)
-    picture = box.picture(image, resize_image)
+    values = network_input([image], (HEIGHT, WIDTH), LETTERBOX_RULE)[0].transpose(1, 2, 0)
+    picture = np.rint(255 * values).astype(np.uint8)
     rows = np.flatnonzero((picture[:, :, 0] == 255).any(1))
     columns = np.flatnonzero((picture[:, :, 0] == 255).any(0))
     shown = np.float32(
