@@ -31,9 +31,12 @@ HERE = "rfdetr_repro"
 BUILT_IN = (
     "d_fine",
     "rt_detr",
+    "rt_detr_v2",
+    "deim_v2",
     "lw_detr",
     "rf_detr_transformers",
     "yolo_ultralytics",
+    "yolo_end_to_end",
     "yolo_libre",
     "open_vocabulary",
 )

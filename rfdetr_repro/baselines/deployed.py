@@ -3,9 +3,10 @@ exact, and the same for all.
 
 - parallel 3x3 and 1x1 convolutions become one, normalisation folded into it (D-FINE and RT-DETR
   call it ``deploy``);
-- D-FINE's deploy folds the normalisation after every other convolution of the pyramid, too;
-- D-FINE's first stage predicts the boxes of the chosen tokens only, where the port predicts all
-  8,400 and then chooses.
+- the deploy of D-FINE and DEIMv2 folds the normalisation after every other convolution of the
+  pyramid, too;
+- the first stage of D-FINE and DEIMv2 predicts the boxes of the chosen tokens only, where the port
+  predicts all 8,400 and then chooses.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# transformers' classes for a convolution with normalisation and activation
+NORMALISED = ("DFineConvNormLayer", "Deimv2ConvNormLayer")
+
 
 class Detector(nn.Module):
     """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C), of any
     detector of transformers.
 
-    ``choose_first``: the first stage's box head runs after the choice (D-FINE).
+    ``choose_first``: the first stage's box head runs after the choice (D-FINE, DEIMv2).
     """
 
     def __init__(self, library_model: nn.Module, choose_first: bool = False) -> None:
@@ -87,13 +91,13 @@ def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
 
 
 def merge_normalisations(model: nn.Module) -> nn.Module:
-    """Every layer ``act(bn(conv(x)))`` of D-FINE's pyramid in ``model`` becomes ``act(conv(x))``;
+    """Every layer ``act(bn(conv(x)))`` of NORMALISED in ``model`` becomes ``act(conv(x))``;
     returns ``model``.
     """
     for parent in list(model.modules()):
         children: list[tuple[str, Any]] = list(parent.named_children())
         for name, layer in children:
-            if type(layer).__name__ == "DFineConvNormLayer":
+            if type(layer).__name__ in NORMALISED:
                 weight, bias = _folded(layer.conv, layer.norm)
                 setattr(
                     parent,

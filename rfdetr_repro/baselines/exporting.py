@@ -24,6 +24,8 @@ from .baseline import SEED, ExportRequest, Size
 
 OPSET = 17
 OUTPUTS = ("boxes", "logits", "masks")  # of the form "detr"
+# form -> box format of what the programs of the baselines export
+BOXES = {"detr": "cxcywh-relative", "rows": "xyxy-pixels", "rows-seg": "xyxy-pixels"}
 
 
 def export_module(
@@ -60,7 +62,8 @@ def adopt_export(
 
     ``params``: parameters of the model. ``packages``: name -> version of what wrote the file.
     """
-    options: dict[str, Any] = {"boxes": "cxcywh-relative"} if size.form == "detr" else {}
+    # stated, because random weights give no confident box from which a format could be inferred
+    options: dict[str, Any] = {"boxes": BOXES[size.form]} if size.form in BOXES else {}
     with temporary_folder(request.path.parent) as scratch:
         adopted = adopt(
             exported,

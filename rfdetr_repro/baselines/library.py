@@ -31,16 +31,24 @@ class LibraryBaseline(CardBaseline):
     """
 
     def __init__(
-        self, card: Card, adapter: str, *, class_head: str = "", dynamo: bool = False
+        self,
+        card: Card,
+        adapter: str,
+        *,
+        class_head: str = "",
+        dynamo: bool = False,
+        since: str = "5",
     ) -> None:
         """``adapter``: name of the adapter, which is imported when a model is built.
         ``class_head``: name of the tensor whose rows are the classes. ``dynamo``: whether
-        PyTorch's newer exporter is the one that works.
+        PyTorch's newer exporter is the one that works. ``since``: the first version of transformers
+        that has the model.
         """
         super().__init__(card)
         self.class_head = class_head
         self._adapter = adapter
         self._dynamo = dynamo
+        self._since = since
 
     @property
     def adapter(self) -> Any:
@@ -72,8 +80,8 @@ class LibraryBaseline(CardBaseline):
             model = self.build(size, classes)
         except ImportError as error:
             raise InputError(
-                f"{size.id} needs transformers 5 or later ({error})",
-                hint="pip install 'transformers>=5'",
+                f"{size.id} needs transformers {self._since} or later ({error})",
+                hint=f"pip install 'transformers>={self._since}'",
             ) from error
         if tensors:
             _load(model, tensors, checkpoint)

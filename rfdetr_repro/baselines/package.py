@@ -3,7 +3,9 @@ exports a raw ONNX file.
 
 The program gets the package's name of the model, the weights (or that name again) and a folder that
 is its working directory, writes ``raw.onnx`` and ``exported.json`` there, and ends with ABSENT if
-its package cannot be imported. This module does not import PyTorch.
+its package cannot be imported, with UNKNOWN if the version of the package does not have the model,
+and with OTHER_WEIGHTS if the weights are of another model; its last line says more. This module
+does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from .card import Card, CardBaseline
 if TYPE_CHECKING:
     from rfdetr_repro.export.artifact import Artifact
 
-ABSENT = 64  # exit code of a program without its package
+# exit codes of a program
+ABSENT = 64
+UNKNOWN = 65
+OTHER_WEIGHTS = 66
 LIMIT_S = 1800.0  # the largest models export in minutes
 # candidates above the threshold in a model of random weights: its own scores would leave
 # suppression no work
@@ -174,6 +179,12 @@ class PackageBaseline(CardBaseline):
         told = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
         if done.returncode == ABSENT:
             raise InputError(f"{model} needs {self.package_name} ({told})", self.interpreter, hint)
+        if done.returncode == UNKNOWN:
+            raise InputError(
+                told, self.interpreter, f"install a version of {self.package_name} with this model"
+            )
+        if done.returncode == OTHER_WEIGHTS:
+            raise InputError(told, hint="name the model and the size that the weights are of")
         if done.returncode or not answer.is_file():
             raise StatedFailure(
                 f"{self.package_name} did not export {model} (exit code {done.returncode}): {told}"

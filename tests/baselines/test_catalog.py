@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rfdetr_repro.baselines import catalog
 from rfdetr_repro.baselines.baseline import Baseline, HasModule, Size
 from rfdetr_repro.baselines.card import FILE, read_card
 from rfdetr_repro.baselines.command import main
+from rfdetr_repro.bench.counters import flopcountermode, weight_products
 from rfdetr_repro.export.adopt.forms import FORMS
 from rfdetr_repro.export.onnx.surgery import INPUTS
 from rfdetr_repro.paper.published import CSV_FOLDER
@@ -20,7 +22,8 @@ from rfdetr_repro.spec.errors import InputError
 ROOM = Path(catalog.__file__).parent
 # where the transformers port has other parameters than the authors count
 COUNTED_OTHERWISE = {
-    "rtdetr-r50m": "the authors count three decoder layers that no evaluation runs"
+    "rtdetr-r50m": "the authors count three decoder layers that no evaluation runs",
+    "rtdetrv2-r50m": "the same",
 }
 
 
@@ -35,7 +38,7 @@ def test_every_built_in_baseline_is_one() -> None:
         for name, known in catalog.entries().items()
         if known.provider == "rfdetr_repro"  # not of a plug-in that is installed here
     }
-    assert len(entries) == 63
+    assert len(entries) == 103
     for name, known in entries.items():
         assert isinstance(known.baseline, Baseline) and known.size in known.baseline.sizes
         assert known.size.id == name
@@ -64,6 +67,19 @@ def test_claims_are_those_that_the_authors_report() -> None:
     assert compared == 5 + 5 + 4 + 20
 
 
+def built(name: str) -> Any:
+    """The model in the form that its authors count, without weights."""
+    with torch.device("meta"):
+        return catalog.module(name, "deployed" if "deimv2" in name else "evaluated")
+
+
+def surplus(name: str, module: Any) -> Any:
+    """The layer that transformers' DEIMv2 kept of D-FINE and the authors' does not have; None for
+    another model.
+    """
+    return module.model.model.enc_output if "deimv2" in name else None
+
+
 def test_the_built_models_have_the_claimed_parameters() -> None:
     """Within the last digit that the authors print, or 5 % where they print whole millions."""
     pytest.importorskip("transformers.models.lw_detr", reason="transformers (>= 5) is missing")
@@ -74,12 +90,42 @@ def test_the_built_models_have_the_claimed_parameters() -> None:
             continue
         if name in COUNTED_OTHERWISE:
             continue
-        with torch.device("meta"):
-            module = catalog.module(name, "evaluated")
-        millions = sum(parameter.numel() for parameter in module.parameters()) / 1e6
+        module = built(name)
+        extra = surplus(name, module)
+        count = sum(value.numel() for value in module.parameters())
+        count -= 0 if extra is None else sum(value.numel() for value in extra.parameters())
+        millions = count / 1e6
         assert abs(millions - claimed) <= max(0.05, 0.055 * claimed * (claimed == int(claimed)))
         checked += 1
-    assert checked == 5 + 4 + 5
+    # D-FINE, LW-DETR, RT-DETR and RT-DETRv2 without R50-m, DEIMv2
+    assert checked == 5 + 5 + 4 + 4 + 8
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"rtdetrv2-{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
+        *(f"deimv2-{size}" for size in ("atto", "femto", "pico", "n", "s", "m", "l", "x")),
+    ],
+)
+def test_the_built_models_have_the_claimed_operations(name: str) -> None:
+    """By PyTorch's counter, within 3 %; for DEIMv2 without the products of two activations, because
+    its authors' counter does not see fused attention.
+    """
+    pytest.importorskip("transformers.models.deimv2", reason="transformers (>= 5.23) is missing")
+    module = built(name)
+    height, width = catalog.entry(name).size.hw
+    with torch.device("meta"):
+        images = torch.empty(1, 3, height, width)
+    extra = surplus(name, module)
+    total = (flopcountermode if extra is None else weight_products)(module, images).flops
+    if extra is not None:
+        lite = name.endswith(("atto", "femto", "pico", "-n"))
+        strides = (16, 32) if lite else (8, 16, 32)
+        tokens = sum((height // stride) * (width // stride) for stride in strides)
+        total -= 2 * tokens * extra[0].weight.numel()
+    claimed = catalog.entry(name).size.gflops
+    assert claimed is not None and total / 1e9 == pytest.approx(claimed, rel=0.03, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rfdetr_repro.baselines import package, yolo_libre, yolo_ultralytics
+from rfdetr_repro.baselines import package, yolo_end_to_end, yolo_libre, yolo_ultralytics
 from rfdetr_repro.bench import models
 from rfdetr_repro.runtime.session import OrtSession, identity_of
 from rfdetr_repro.spec.errors import InputError, StatedFailure
@@ -23,10 +23,16 @@ WEIGHTS = 4
 FAKE = """
 import shutil, torch
 __version__ = "0.fake"
+class Network(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.model = torch.nn.Sequential(torch.nn.Linear(6, width), torch.nn.Identity())
 class YOLO:
     def __init__(self, weights):
-        open("asked.txt", "w").write(str(weights))
-        self.weights, self.model = weights, torch.nn.Linear(6, 7)
+        if weights == "yolo26x.yaml":
+            raise FileNotFoundError("yolo26x.yaml does not exist")
+        other = not weights.endswith(".yaml") and open(weights).read() == "of another size"
+        self.weights, self.model = weights, Network(9 if other else 7)
     def export(self, **options):
         assert options["nms"] is False and options["format"] == "onnx"
         {body}
@@ -48,21 +54,25 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
-def raw_model(path: Path, masks: bool) -> None:
-    """A file as the vendor's: (1, 4 + C [+ P], N) and maybe prototypes; the scores follow the
-    image.
+def raw_model(path: Path, masks: bool, rows: bool = False) -> None:
+    """A file as the vendor's: (1, 4 + C [+ P], N) or ``rows`` (1, N, 6 [+ P]), and maybe
+    prototypes; the scores follow the image.
     """
-    numbers = 4 + CLASSES + WEIGHTS * masks
+    numbers = (6 if rows else 4 + CLASSES) + WEIGHTS * masks
     rng = np.random.default_rng(0)
     pattern = rng.uniform(0, 1e-3, (1, numbers, ANCHORS)).astype(np.float32)
     pattern[:, :2] = rng.uniform(4, SIDE - 4, (1, 2, ANCHORS))
     pattern[:, 2:4] = 3.0
+    if rows:
+        pattern[:, 2:4] += pattern[:, :2]
+        pattern[:, 5] = rng.integers(0, CLASSES, (1, ANCHORS))
+        pattern = pattern.transpose(0, 2, 1)
     nodes = [
         helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
         helper.make_node("Add", ["pattern", "nothing"], ["output0"]),
     ]
-    outputs = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, numbers, ANCHORS])]
+    outputs = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, pattern.shape)]
     constants = [("pattern", pattern), ("zero", np.float32(0))]
     if masks:
         constants.append(("flat", rng.normal(size=(1, WEIGHTS, 8, 8)).astype(np.float32)))
@@ -143,6 +153,44 @@ def test_the_users_weights_are_copied_and_nothing_is_injected(fake, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("name", ["yolo26-n", "yolo26-n-seg"])
+def test_an_end_to_end_export_needs_no_suppression(name: str, fake, tmp_path: Path) -> None:
+    """YOLO26 chooses its detections itself: no candidate is injected, and none is removed."""
+    raw_model(tmp_path / "vendor.onnx", "seg" in name, rows=True)
+    fake(f"return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'anything.onnx')")
+    artifact = models.model_artifact(name, tmp_path / "models")
+    manifest = artifact.manifest
+    assert (manifest.model.name, manifest.model.size) == ("YOLO26", "N")
+    assert manifest.model.task == ("segment" if "seg" in name else "detect")
+    assert manifest.model.weights == "random" and manifest.params == 6 * 7 + 7
+    assert not {"nms", "injected_candidates"} & set(manifest.packages)
+    found = OrtSession(artifact, threads=1).run(np.zeros((1, 3, SIDE, SIDE), np.float32))
+    assert found.scores.shape == (1, ANCHORS) and (np.diff(found.scores[0]) <= 0).all()
+    assert np.ptp(found.boxes_xyxy, axis=1).max() > 0.5  # pixels became parts of the image
+    assert found.boxes_xyxy.min() >= 0 and found.boxes_xyxy.max() <= 1
+    assert (found.masks is None) == (name == "yolo26-n")
+
+
+def test_weights_of_another_model_are_one_line(fake, tmp_path: Path) -> None:
+    raw_model(tmp_path / "vendor.onnx", False)
+    fake(f"return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'anything.onnx')")
+    (tmp_path / "mine.pt").write_text("of another size")
+    told = (
+        r"the weights are not of yolov8s: they have 63 parameters and the head Identity, not 49 "
+        r".*; name the model and the size that the weights are of"
+    )
+    with pytest.raises(InputError, match=told):
+        models.model_artifact("yolov8-s", tmp_path / "models", checkpoint=tmp_path / "mine.pt")
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_version_without_the_model_is_one_line(fake, tmp_path: Path) -> None:
+    fake("return None")
+    told = r"ultralytics 0.fake has no yolo26x: yolo26x.yaml does not exist.*install a version"
+    with pytest.raises(InputError, match=told):
+        models.model_artifact("yolo26-x", tmp_path / "models")
+
+
 def test_weights_that_a_program_does_not_load_are_refused(tmp_path: Path) -> None:
     """They would be measured as trained and be random."""
     (tmp_path / "mine.pt").write_text("theirs")
@@ -192,11 +240,16 @@ def test_an_absent_package_is_one_line_that_says_how_to_go_on(
 
 def test_every_size_has_the_name_it_has_there() -> None:
     given = {size.key for size in yolo_ultralytics.BASELINE.sizes}
-    assert given == {
+    expected = {
         f"yolo{family}{size}{seg}"
-        for family in ("v8", "11")
+        for family in ("v8", "11", "12")
         for size in "nsmlx"
         for seg in ("", "-seg")
+    }
+    expected |= {f"yoloe-{family}{size}-seg" for family in ("v8", "11") for size in "sml"}
+    assert given == expected | {"yoloe-v8m"}
+    assert {size.key for size in yolo_end_to_end.BASELINE.sizes} == {
+        f"yolo26{size}{seg}" for size in "nsmlx" for seg in ("", "-seg")
     }
     assert len(yolo_libre.BASELINE.sizes) == 10
 

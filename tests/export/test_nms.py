@@ -194,13 +194,14 @@ def test_masks_are_weighed_prototypes_inside_their_boxes(tmp_path: Path) -> None
     for row, anchor in enumerate((1, 0)):
         expected = np.tensordot(weights[anchor], protos[0], 1)
         cx, cy, w, h = boxes[anchor] / 4
-        columns = np.arange(16)
-        lines = np.arange(8)
+        columns = np.arange(16) + 0.5  # centres of the cells
+        lines = np.arange(8) + 0.5
         inside = ((lines >= cy - h / 2) & (lines < cy + h / 2))[:, None] & (
             (columns >= cx - w / 2) & (columns < cx + w / 2)
         )
         assert 0 < inside.sum() < inside.size
-        np.testing.assert_allclose(found.masks[0, row], expected * inside, atol=1e-5)
+        expected = np.where(inside, expected, -np.abs(expected))
+        np.testing.assert_allclose(found.masks[0, row], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 7, 40])

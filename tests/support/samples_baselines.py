@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from rfdetr_repro.baselines.d_fine import adapter as d_fine
+from rfdetr_repro.baselines.deim_v2 import adapter as deim_v2
 from rfdetr_repro.baselines.lw_detr import adapter as lw_detr
 from rfdetr_repro.baselines.rt_detr import adapter as rt_detr
+from rfdetr_repro.baselines.rt_detr_v2 import adapter as rt_detr_v2
 
 CLASSES = 5
 QUERIES = 12
@@ -24,16 +26,32 @@ _NARROW = {
     "encoder_ffn_dim": 32,
     "decoder_ffn_dim": 32,
 }
-FAMILIES = {"dfine": d_fine, "rtdetr": rt_detr, "lwdetr": lw_detr}
+FAMILIES = {
+    "dfine": d_fine,
+    "rtdetr": rt_detr,
+    "rtdetrv2": rt_detr_v2,
+    "lwdetr": lw_detr,
+    "deimv2": deim_v2,
+    "deimv2-transformer": deim_v2,
+}
+# those whose images are normalised before the first layer
+NORMALISED = ("lwdetr", "deimv2-transformer")
 
 
 def library_model(family: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    model = {"dfine": _d_fine, "rtdetr": _rt_detr, "lwdetr": _lw_detr}[family]()
+    model = {
+        "dfine": _d_fine,
+        "rtdetr": lambda: _rt_detr(rt_detr),
+        "rtdetrv2": lambda: _rt_detr(rt_detr_v2),
+        "lwdetr": _lw_detr,
+        "deimv2": _deim_v2,
+        "deimv2-transformer": _deim_v2_transformer,
+    }[family]()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if not value.is_floating_point() or value.numel() == 1 or "pos" in name:
+            if not value.is_floating_point() or value.numel() < 2 or "pos" in name:
                 continue
             noise = torch.rand(value.shape, generator=generator) - 0.5
             if value.ndim > 1:  # keeps the spread of what comes in, or all queries would be alike
@@ -97,10 +115,10 @@ def smallest_lead(model: Any, batch: torch.Tensor) -> float:
     return min(*leads, lead(logits.sigmoid(), QUERIES))
 
 
-def _d_fine() -> Any:
+def _narrow_hgnet() -> Any:
     from transformers.models.hgnet_v2 import HGNetV2Config
 
-    backbone = HGNetV2Config(
+    return HGNetV2Config(
         stem_channels=[3, 8, 8],
         stage_in_channels=[8, 16, 16, 24],
         stage_mid_channels=[8, 8, 8, 8],
@@ -111,17 +129,52 @@ def _d_fine() -> Any:
         use_learnable_affine_block=True,
         out_indices=[2, 3, 4],
     )
-    pyramid = {
+
+
+def _pyramid(backbone: Any) -> dict[str, Any]:
+    return {
         "decoder_in_channels": [32] * 3,
         "encoder_in_channels": [16, 24, 32],
         "backbone_config": backbone,
+        "decoder_attention_heads": 4,
+        "encoder_attention_heads": 4,
     }
-    return d_fine.build(
-        "s", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4
+
+
+def _d_fine() -> Any:
+    return d_fine.build("s", CLASSES, **_NARROW, **_pyramid(_narrow_hgnet()))
+
+
+def _deim_v2() -> Any:
+    """The decoder of S, on a convolutional backbone, which D-FINE's test model has, too."""
+    return deim_v2.build(
+        "s",
+        CLASSES,
+        **_NARROW,
+        **_pyramid(_narrow_hgnet()),
+        encoder_has_trailing_conv=True,
+        decoder_n_points=[3, 6, 3],
     )
 
 
-def _rt_detr() -> Any:
+def _deim_v2_transformer() -> Any:
+    """The decoder of S on a vision transformer beside its convolutional branch, as S has."""
+    from transformers.models.dinov3_vit import DINOv3ViTConfig
+
+    backbone = DINOv3ViTConfig(
+        hidden_size=24,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        intermediate_size=48,
+        pos_embed_rescale=None,
+        apply_layernorm=False,
+        out_indices=[1, 2, 3],
+    )
+    pyramid = _pyramid(backbone) | {"encoder_in_channels": [32] * 3}
+    return deim_v2.build("s", CLASSES, **_NARROW, **pyramid, decoder_n_points=[3, 6, 3])
+
+
+def _rt_detr(adapter: Any) -> Any:
     from transformers.models.rt_detr import RTDetrResNetConfig
 
     backbone = RTDetrResNetConfig(
@@ -131,14 +184,7 @@ def _rt_detr() -> Any:
         embedding_size=8,
         out_indices=[2, 3, 4],
     )
-    pyramid = {
-        "decoder_in_channels": [32] * 3,
-        "encoder_in_channels": [16, 24, 32],
-        "backbone_config": backbone,
-    }
-    return rt_detr.build(
-        "r18", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4
-    )
+    return adapter.build("r18", CLASSES, **_NARROW, **_pyramid(backbone))
 
 
 def _lw_detr() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,19 @@ def build(size: str, num_classes: int = 80, **changes: Any) -> Any:
     import transformers.models.rt_detr as library
 
     row = CARD.by_key(size).settings
+    settings: Any = library.RTDetrConfig  # its type stubs lack inherited settings
+    configuration = settings(**fields_of(row, num_classes) | changes)
+    return finished(library.RTDetrForObjectDetection(configuration), row)
+
+
+def fields_of(row: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Fields of the configuration of RT-DETR, version 1 or 2, for the settings ``row`` of a size;
+    both versions have the same backbones and pyramids.
+    """
+    from transformers.models.rt_detr import RTDetrResNetConfig
+
     channels = [64, 128, 256, 512] if row["basic"] else [256, 512, 1024, 2048]
-    settings: Any = library.RTDetrResNetConfig  # its type stubs lack inherited settings
+    settings: Any = RTDetrResNetConfig  # its type stubs lack inherited settings
     backbone = settings(
         hidden_sizes=channels,
         depths=row["depths"],
@@ -40,8 +52,11 @@ def build(size: str, num_classes: int = 80, **changes: Any) -> Any:
             "encoder_ffn_dim": 2048,
             "decoder_in_channels": [384] * 3,
         }
-    settings = library.RTDetrConfig
-    model: Any = library.RTDetrForObjectDetection(settings(**fields | changes))
+    return fields
+
+
+def finished(model: Any, row: Mapping[str, Any]) -> Any:
+    """``model`` for evaluation, with the number of decoder layers that the authors evaluate."""
     model.evaluated_layers = row["evaluated_layers"]
     return model.eval().requires_grad_(False)
 

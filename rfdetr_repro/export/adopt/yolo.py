@@ -7,11 +7,14 @@ masks from prototypes.
   weights of the prototypes in its mask;
 - ``yolo-objectness``: (1, N, 5 + C), the fifth number multiplies the scores (YOLOX, YOLOv5, v7).
 
-Masks are weighted sums of the prototypes, cropped to their box at the prototypes' resolution and
-left as logits (0 outside the box), only for the boxes that are kept: MOST x h x w float32 are
-written, 30.7 MB at 160 x 160. A reader scales the logits up and thresholds them at 0, as the
-vendors' current code does; older code thresholded a sigmoid at 0.5 after scaling, which moves edges
-by less than a prototype pixel.
+Masks are weighted sums of the prototypes, as logits, only for the boxes that are kept: MOST x h x w
+float32 are written, 30.7 MB at 160 x 160. A reader scales the logits up and thresholds them at 0,
+as the vendors' current code does, which then cuts each mask off at its box. So that a reader need
+not cut, cells whose centre is outside the box have the negative of their size: the enlarged mask
+ends between the last cell inside and the first outside, within half a prototype pixel of the box's
+edge. Zeros there would let every mask reach a whole prototype pixel beyond its box. Older code of
+the vendors thresholded a sigmoid at 0.5 after scaling, which moves edges by less than a prototype
+pixel.
 """
 
 from __future__ import annotations
@@ -125,8 +128,8 @@ def _injected(
 
 
 def masks_of(build: Builder, weights: str, protos: Shape, boxes_xyxy: str) -> str:
-    """Mask logits (1, K, h, w): weights (1, K, P) x prototypes, 0 outside the boxes (1, K, 4),
-    which are in 0..1.
+    """Mask logits (1, K, h, w): weights (1, K, P) x prototypes; in cells with their centre outside
+    the boxes (1, K, 4), which are in 0..1, never above 0.
     """
     _, count, height, width = protos.dims
     flat = build.one("Reshape", protos.name, build.constant([1, count, height * width]))
@@ -139,14 +142,13 @@ def masks_of(build: Builder, weights: str, protos: Shape, boxes_xyxy: str) -> st
         "Split", [build.one("Mul", boxes_xyxy, unit), build.constant([1, 1, 1, 1])], 4, axis=2
     )
     left, top, right, bottom = (build.one("Unsqueeze", side, build.constant([3])) for side in sides)
-    columns = build.constant(np.arange(width).reshape(1, 1, 1, width), np.float32)
-    rows = build.constant(np.arange(height).reshape(1, 1, height, 1), np.float32)
+    columns = build.constant(np.arange(width).reshape(1, 1, 1, width) + 0.5, np.float32)
+    rows = build.constant(np.arange(height).reshape(1, 1, height, 1) + 0.5, np.float32)
     inside = [
         build.one(
             "And", build.one("Not", build.one("Less", ramp, low)), build.one("Less", ramp, high)
         )
         for ramp, low, high in ((columns, left, right), (rows, top, bottom))
     ]
-    return build.one(
-        "Mul", logits, build.one("Cast", build.one("And", *inside), to=TensorProto.FLOAT)
-    )
+    negative = build.one("Neg", build.one("Abs", logits))
+    return build.one("Where", build.one("And", *inside), logits, negative)

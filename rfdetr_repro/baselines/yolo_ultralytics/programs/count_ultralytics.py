@@ -2,7 +2,8 @@
 never imported.
 
 Arguments: the package's name of the model, and a folder. Writes ``counted.json`` there: rows of
-counter, form, parameters, operations of one image. Exit code 64: a package is missing.
+counter, form, parameters, operations of one image. Exit code 64: a package is missing; 65: this
+version of ultralytics does not have the model.
 """
 
 import json
@@ -12,12 +13,12 @@ from pathlib import Path
 name, folder = sys.argv[1:]
 try:
     import thop  # noqa: F401 (get_flops counts nothing without thop, and does not say so)
-    from ultralytics import YOLO
     from ultralytics.utils.torch_utils import get_flops
 except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(64)
 import torch
+from model_ultralytics import build
 from torch.utils.flop_counter import FlopCounterMode
 
 try:
@@ -27,7 +28,7 @@ except ImportError:
 
 rows = []
 for form in ("evaluated", "deployed"):
-    model = YOLO(name + ".yaml").model.eval()
+    model = build(name).model.eval()
     if form == "deployed":
         model = model.fuse(verbose=False)
     params = sum(parameter.numel() for parameter in model.parameters())

@@ -2,7 +2,8 @@
 
 Arguments: the package's name of the model, the file of its weights (the name again for random
 weights), and an empty folder. Writes ``raw.onnx`` and ``exported.json`` there. Exit code 64:
-ultralytics cannot be imported.
+ultralytics cannot be imported; 65: this version does not have the model; 66: the weights are of
+another model.
 """
 
 import json
@@ -13,15 +14,14 @@ from pathlib import Path
 name, weights, folder = sys.argv[1:]
 try:
     import ultralytics
-    from ultralytics import YOLO
 except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(64)
 import torch
+from model_ultralytics import build, deployed_params
 
-torch.manual_seed(0)
-model = YOLO(weights if weights != name else name + ".yaml")
-params = sum(parameter.numel() for parameter in model.model.parameters())
+model = build(name, None if weights == name else weights)
+params = deployed_params(model.model)
 written = model.export(
     format="onnx",
     imgsz=640,
@@ -29,7 +29,6 @@ written = model.export(
     simplify=False,
     dynamic=False,
     nms=False,
-    half=False,
     batch=1,
 )
 shutil.move(str(written), str(Path(folder, "raw.onnx")))
