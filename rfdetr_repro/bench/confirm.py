@@ -34,6 +34,7 @@ from rfdetr_repro.spec.protocol import Protocol
 from .accuracy import Progress, accuracy_of
 from .interleaved import Call, Measurement, Watch, measure_interleaved
 from .machine import environment, this_machine
+from .memory import peak_memory_bytes
 from .scopes import example_input, timed_call
 from .suppression import suppression_ms
 from .twin import itself
@@ -306,6 +307,7 @@ class _Cells:
         self.env = env
         self.sessions = [self._open(0)]
         self.suppression_ms: float | None = None
+        self.peak_memory_bytes: int | None = None
         self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
         data: list[DataId | None] = [_data(split) for split in row.splits] or [None]
         taken = [each for each in protocols if row.artifact.manifest.takes(each.batch)]
@@ -405,6 +407,8 @@ class _Cells:
             self.suppression_ms = suppression_ms(
                 self.row.artifact, example_input(first, split), protocol.threads
             )
+        if type(first) is OrtSession and self.peak_memory_bytes is None:
+            self.peak_memory_bytes = peak_memory_bytes(self.row.artifact, protocol.threads)
         return [call_of(self.sessions[build], protocol, split) for build in wanted]
 
     def save(self, found: Measurement) -> str:
@@ -412,7 +416,10 @@ class _Cells:
 
     def finish(self, protocol: Protocol, found: Measurement) -> None:
         latency = replace(
-            found.latency, samples_sha256=self.save(found), suppression_ms=self.suppression_ms
+            found.latency,
+            samples_sha256=self.save(found),
+            suppression_ms=self.suppression_ms,
+            peak_memory_bytes=self.peak_memory_bytes,
         )
         self._append(protocol, latency)
 

@@ -237,6 +237,8 @@ class Latency:
     confirmed_worst: float | None = None  # the earlier model's largest error on these files
     images_per_s_low: float | None = None  # 95 % interval of `images_per_s`
     images_per_s_high: float | None = None
+    # growth of a process that loads and runs nothing but the file (bench/memory.py)
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

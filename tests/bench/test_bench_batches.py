@@ -149,6 +149,10 @@ def test_throughput_by_batch(
             assert latency.images_per_s_low < latency.images_per_s < latency.images_per_s_high
     table = [line for line in printed.splitlines() if line.startswith(("model ", "mine "))]
     assert "images/s" in table[0] and "sustained, batch 4" in table[2]
+    assert {one.latency.peak_memory_bytes for one in found.values()} == {123_400_000}  # of conftest
+    assert "memory MB" in table[0] and "file MB" in table[0] and " 123.4 " in table[1]
+    size = Path(files["dynamic"]).stat().st_size
+    assert f" {size / 1e6:.1f} " in table[1] and " random " in table[1]
 
 
 def test_a_batch_that_a_file_does_not_take_does_not_lose_the_others(

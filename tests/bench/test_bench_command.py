@@ -38,6 +38,8 @@ def test_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "b",
         "c",
     ] and "between builds" in lines[0]
+    titles = [title.strip() for title in lines[0].split("  ")]
+    assert "file MB" in titles and "memory MB" not in titles  # another runtime's is not known
     # sixteen samples may be too few for an interval: the line then says so
     assert re.fullmatch(
         r"A/A, a twice, buffered 0 ms: [-+][\d.]+% "
@@ -148,9 +150,9 @@ def test_table_1_measures_both_precisions(
 def test_buffer_sweep(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rfdetr_repro.bench.command import arguments
+    from rfdetr_repro.bench.command import protocols
 
-    monkeypatch.setattr(arguments, "BUFFERS_MS", (0.0, 0.5))
+    monkeypatch.setattr(protocols, "BUFFERS_MS", (0.0, 0.5))
     code, out, _ = run(
         capsys, tmp_path, "--campaign", "buffer-sweep", "--onnx", str(fake_artifact(tmp_path).path)
     )

@@ -15,6 +15,7 @@ from rfdetr_repro.spec.metrics import decimals, percent, share
 # columns that a narrow terminal does without, in this order
 DISPENSABLE = (
     "file",
+    "weights",
     "n",
     "others",
     "throttled",
@@ -25,6 +26,8 @@ DISPENSABLE = (
     "scope",
     "AP50",
     "missed",
+    "file MB",
+    "memory MB",
     "data",
 )
 MEDIAN = "median ms (95 % CI in this session)"
@@ -47,6 +50,9 @@ HEADER = (
     "p99 ms",
     "suppression ms",
     "images/s",
+    "memory MB",
+    "file MB",
+    "weights",
     "missed",
     "throttled",
     "others",
@@ -177,6 +183,9 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         "n/a" if latency.p99_ms is None else f"{latency.p99_ms:.2f}",
         "-" if latency.suppression_ms is None else f"{latency.suppression_ms:.2f}",
         _rate(latency),
+        _megabytes(latency.peak_memory_bytes),
+        _megabytes(artifact.size_bytes),
+        "random" if record.model.weights == "random" else "-",
         "-" if latency.paced is None else f"{share(latency.paced.missed_share)}",
         _throttled(latency),
         _others(latency),
@@ -189,6 +198,11 @@ def _interval(latency: Latency) -> str:
     if latency.ci_low_ms is None or latency.ci_high_ms is None:
         return "n/a"
     return f"{latency.ci_low_ms:.2f}-{latency.ci_high_ms:.2f}"
+
+
+def _megabytes(count: int | None) -> str:
+    """Millions of bytes; "-" where they are not known."""
+    return "-" if count is None else f"{count / 1e6:.1f}"
 
 
 def _rate(latency: Latency) -> str:
