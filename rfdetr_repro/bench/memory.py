@@ -51,7 +51,9 @@ def peak_memory_bytes(artifact: Artifact, threads: int) -> int | None:
 
 
 def report() -> None:
-    """Writes by how many bytes this process grew, or null, on standard output; arguments: the file, and threads."""
+    """Writes by how many bytes this process grew, or null, on standard output; the command line has
+    the file and the number of threads.
+    """
     path, threads = sys.argv[1:]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
