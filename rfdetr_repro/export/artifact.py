@@ -22,7 +22,7 @@ from rfdetr_repro.spec.codec import decode
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json, sha256_file, write_atomic
 from rfdetr_repro.spec.ranges import choose
-from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
+from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, RULES
 
 SCHEMA = 1
 RESIZE_RULE = ANTIALIASED
@@ -171,6 +171,11 @@ def _check(manifest: Manifest) -> None:
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"{digest[:70]!r} is not a SHA-256 hash")
     _check_tensors(manifest)
+    # what a program has to do before the file runs; anything else would be done wrongly
+    if manifest.resize not in RULES:
+        raise ValueError(f"unknown resize rule {manifest.resize[:70]!r}")
+    if manifest.input_range != (0.0, 1.0):
+        raise ValueError(f"the input's range is {manifest.input_range}, not 0 to 1")
     if manifest.model.weights not in ("trained", "random", "published"):
         raise ValueError(
             f"the origin of the weights, {manifest.model.weights!r}, is not trained, random or "

@@ -76,6 +76,8 @@ def test_missing_part(artifact: Artifact, suffix: str, message: str) -> None:
     [
         {"schema": 99},
         {"surprise": 1},
+        {"resize": "nearest"},
+        {"input_range": [0, 255]},
         {"model": None},
         {"inputs": [{"name": "x"}]},
         {"model": {"family": "a", "name": "b", "arch": "?"}},
