@@ -7,8 +7,15 @@
 namespace rfdetr::deploy {
 
 struct InputError : std::runtime_error {
-  explicit InputError(const std::string& what, const std::string& where = "", const std::string& hint = "")
-      : std::runtime_error(one_line(what + (where.empty() ? "" : " (" + where + ")") + (hint.empty() ? "" : "; " + hint))) {}
+  std::string fault, hint;
+
+  explicit InputError(const std::string& fault, const std::string& where = "", const std::string& hint = "")
+      : std::runtime_error(one_line(fault + (where.empty() ? "" : " (" + where + ")") + (hint.empty() ? "" : "; " + hint))),
+        fault(fault),
+        hint(hint) {}
+
+  // The same error in `where`, which only the caller knows.
+  InputError at(const std::string& where) const { return InputError(fault, where, hint); }
 
  private:
   static std::string one_line(std::string text) {

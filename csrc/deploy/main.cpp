@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -172,34 +171,26 @@ class Printed {
   bool first_ = true;
 };
 
-// Detects in one picture; returns the error of a picture that cannot be read.
-std::optional<std::string> look_at(const std::string& path, Model& model, const Manifest& manifest, const Options& options,
-                                   Printed& to) {
-  Picture picture;
+Picture read_picture(const std::string& path, bool reduce) {
+  const std::string content = read_file(path, "the image cannot be read");
   try {
-    const std::string content = read_file(path, "the image cannot be read");
-    try {
-      picture = decode(content, manifest.rule.antialias && !manifest.rule.letterbox);
-    } catch (const InputError& error) {
-      const std::string what = error.what();
-      const size_t hint = what.find("; ");
-      throw InputError(what.substr(0, hint), path, hint == std::string::npos ? "" : what.substr(hint + 2));
-    } catch (const std::bad_alloc&) {
-      throw InputError("cannot decode the image: it does not fit into memory", path, "cut the picture into tiles");
-    }
+    return decode(content, reduce);
   } catch (const InputError& error) {
-    to.entry(path, "\"error\": " + json_text(error.what()));
-    return error.what();
+    throw error.at(path);
+  } catch (const std::bad_alloc&) {
+    throw InputError("cannot decode the image: it does not fit into memory", path, "cut the picture into tiles");
   }
-  const Placement place(picture.height, picture.width, manifest);
+}
+
+// The entry of one picture, without its name.
+std::string entry_of(const Picture& picture, Model& model, const Manifest& manifest, const Options& options) {
+  Placement place(picture.height, picture.width, manifest);
   const Detections found = model.run(network_input(picture, place, manifest));
   check_detections(found, manifest, options.model);
-  Placement whole = place;
-  whole.image_h = picture.whole_height;
-  whole.image_w = picture.whole_width;
-  to.entry(path, "\"width\": " + std::to_string(whole.image_w) + ", \"height\": " + std::to_string(whole.image_h) +
-                     ", \"objects\": " + objects_of(found, whole, manifest, options.threshold));
-  return std::nullopt;
+  place.image_h = picture.whole_height;
+  place.image_w = picture.whole_width;
+  return "\"width\": " + std::to_string(place.image_w) + ", \"height\": " + std::to_string(place.image_h) +
+         ", \"objects\": " + objects_of(found, place, manifest, options.threshold);
 }
 
 int work(const std::vector<std::string>& words) {
@@ -214,10 +205,16 @@ int work(const std::vector<std::string>& words) {
   {
     Printed printed;
     for (const std::string& path : options.pictures) {
-      const std::optional<std::string> error = look_at(path, *model, manifest, options, printed);
-      if (!error) continue;
-      std::fprintf(stderr, "error: %s\n", error->c_str());
-      code = 1;
+      Picture picture;
+      try {
+        picture = read_picture(path, manifest.rule.antialias && !manifest.rule.letterbox);
+      } catch (const InputError& error) {  // the other pictures go on
+        std::fprintf(stderr, "error: %s\n", error.what());
+        printed.entry(path, "\"error\": " + json_text(error.what()));
+        code = 1;
+        continue;
+      }
+      printed.entry(path, entry_of(picture, *model, manifest, options));
     }
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw std::runtime_error("the standard output cannot be written");

@@ -28,6 +28,7 @@
 namespace rfdetr::deploy {
 
 constexpr int64_t kLargest = int64_t(1) << 29;       // px of one picture
+constexpr int64_t kMostSide = int64_t(1) << 24;      // px: positions are float32
 constexpr int64_t kReducedAbove = int64_t(1) << 26;  // px: for the antialiased rule, larger pictures become means of blocks
 
 inline void check_size(int64_t height, int64_t width) {
@@ -35,6 +36,9 @@ inline void check_size(int64_t height, int64_t width) {
   if (height < 1 || width < 1) throw InputError("an empty image of " + size);
   if (height > kLargest / width) {
     throw InputError("the image has " + size + ", more than " + std::to_string(kLargest), "", "cut the picture into tiles");
+  }
+  if (std::max(height, width) >= kMostSide) {
+    throw InputError("the image has " + size + ", and a side of 2^24 or more", "", "cut the picture into tiles");
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "manifest.h"
+#include "../cpu/pictures.h"
 #include "picture.h"
 
 namespace rfdetr::deploy {
@@ -69,120 +70,25 @@ struct Placement {
   }
 };
 
-// Pillow's bilinear filter along one side: new pixel i is the weighted sum of `count[i]` old pixels from `first[i]`, with weights
-// of 22 bits after the point.
-struct Filter {
-  static constexpr int kBits = 22;
-  std::vector<int64_t> first, count;
-  std::vector<int32_t> weights;  // (size, most)
-  int64_t most;
-
-  Filter(int64_t side, int64_t size) : first(size_t(size)), count(size_t(size)) {
-    const double scale = double(side) / double(size), reach = std::max(scale, 1.0);
-    most = int64_t(std::ceil(reach)) * 2 + 1;
-    weights.resize(size_t(size * most));
-    std::vector<double> exact(static_cast<size_t>(most));
-    for (int64_t i = 0; i < size; ++i) {
-      const double centre = (double(i) + 0.5) * scale;
-      const int64_t from = std::max<int64_t>(int64_t(centre - reach + 0.5), 0),
-                    to = std::min(int64_t(centre + reach + 0.5), side);
-      double sum = 0;
-      for (int64_t k = 0; k < to - from; ++k) {
-        exact[size_t(k)] = std::max(1.0 - std::abs((double(k + from) - centre + 0.5) * (1.0 / reach)), 0.0);
-        sum += exact[size_t(k)];
-      }
-      first[size_t(i)] = from;
-      count[size_t(i)] = to - from;
-      for (int64_t k = 0; k < to - from; ++k) {
-        weights[size_t(i * most + k)] = int32_t(0.5 + exact[size_t(k)] / sum * (1 << kBits));
-      }
-    }
-  }
-};
-
-// `lines` rows of `side` pixels of `step` numbers each, filtered to `size` pixels each; a stride of 1 mixes along the row.
-inline void filtered(const uint8_t* from, int64_t lines, int64_t side, int64_t step, const Filter& filter, uint8_t* to) {
-  const int64_t size = int64_t(filter.first.size());
-  std::vector<int32_t> sums(static_cast<size_t>(step));
-  for (int64_t line = 0; line < lines; ++line, from += side * step) {
-    for (int64_t i = 0; i < size; ++i, to += step) {
-      std::fill(sums.begin(), sums.end(), 1 << (Filter::kBits - 1));
-      for (int64_t k = 0; k < filter.count[size_t(i)]; ++k) {
-        const int32_t weight = filter.weights[size_t(i * filter.most + k)];
-        const uint8_t* old = from + (filter.first[size_t(i)] + k) * step;
-        for (int64_t c = 0; c < step; ++c) sums[size_t(c)] += weight * old[c];
-      }
-      for (int64_t c = 0; c < step; ++c) to[c] = uint8_t(std::clamp(sums[size_t(c)] >> Filter::kBits, 0, 255));
-    }
-  }
-}
-
-// Antialiased, rounded to 8 bits after the first direction and after the second; which is first is Pillow 13's choice: the
-// height, where more than twice as many rows as columns are lost. Values 0..255 (height, width, 3).
-inline std::vector<float> resized_antialiased(const Picture& picture, int64_t height, int64_t width) {
-  const bool rows_first = picture.height > height && picture.height - height > 2 * (picture.width - width);
-  const int64_t middle_height = rows_first ? height : picture.height, middle_width = rows_first ? picture.width : width;
-  const Filter across(picture.width, width), down(picture.height, height);
-  std::vector<uint8_t> middle(size_t(3 * middle_height * middle_width)), small(size_t(3 * height * width));
-  if (rows_first) {
-    filtered(picture.pixels.data(), 1, picture.height, 3 * picture.width, down, middle.data());
-    filtered(middle.data(), height, picture.width, 3, across, small.data());
-  } else {
-    filtered(picture.pixels.data(), picture.height, picture.width, 3, across, middle.data());
-    filtered(middle.data(), 1, picture.height, 3 * width, down, small.data());
-  }
-  return {small.begin(), small.end()};
-}
-
-// The four nearest pixels, not rounded: the centre of pixel i lies at (i + 0.5) * scale - 0.5, but not before the first pixel.
-struct Nearest {
-  std::vector<int64_t> first, second;
-  std::vector<float> share;  // of the second
-
-  Nearest(int64_t side, int64_t size) {
-    const float scale = float(double(side) / double(size));
-    for (int64_t i = 0; i < size; ++i) {
-      const float centre = std::max((float(i) + 0.5f) * scale - 0.5f, 0.0f);
-      first.push_back(std::min(int64_t(centre), side - 1));
-      second.push_back(std::min(first.back() + 1, side - 1));
-      share.push_back(centre - float(first.back()));
-    }
-  }
-};
-
-inline std::vector<float> resized_plain(const Picture& picture, int64_t height, int64_t width) {
-  const Nearest down(picture.height, height), across(picture.width, width);
-  std::vector<float> values;
-  values.reserve(size_t(3 * height * width));
-  for (size_t y = 0; y < size_t(height); ++y) {
-    const uint8_t* above = picture.pixels.data() + 3 * down.first[y] * picture.width;
-    const uint8_t* below = picture.pixels.data() + 3 * down.second[y] * picture.width;
-    for (size_t x = 0; x < size_t(width); ++x) {
-      const float right = across.share[x], left = 1 - right;
-      for (int64_t c = 0; c < 3; ++c) {
-        const int64_t a = 3 * across.first[x] + c, b = 3 * across.second[x] + c;
-        const float upper = float(above[a]) * left + float(above[b]) * right;
-        const float lower = float(below[a]) * left + float(below[b]) * right;
-        values.push_back(upper * (1 - down.share[y]) + lower * down.share[y]);
-      }
-    }
-  }
-  return values;
-}
-
 // float32 (images, 3, height, width), RGB in 0..1: the picture in every image of a run.
 inline std::vector<float> network_input(const Picture& picture, const Placement& place, const Manifest& manifest) {
   constexpr float kGrey = 114;
-  const auto resize = manifest.rule.antialias ? resized_antialiased : resized_plain;
-  const std::vector<float> values = resize(picture, place.height, place.width);
   const int64_t plane = place.input_h * place.input_w, images = manifest.input.shape[0];
   std::vector<float> input(size_t(images * 3 * plane), kGrey / 255);
-  for (int64_t c = 0; c < 3; ++c) {
-    for (int64_t y = 0; y < place.height; ++y) {
-      float* to = input.data() + c * plane + (place.top + y) * place.input_w + place.left;
-      for (int64_t x = 0; x < place.width; ++x) to[x] = values[size_t(3 * (y * place.width + x) + c)] / 255;
-    }
-  }
+  pictures::Call call{};
+  call.pixels = picture.pixels.data();
+  call.row = 3 * picture.width;
+  call.column = 3;
+  call.channel = 1;
+  call.height = call.bottom = picture.height;
+  call.width = call.right = picture.width;
+  call.to = input.data() + place.top * place.input_w + place.left;
+  call.to_plane = plane;
+  call.to_row = place.input_w;
+  call.to_height = place.height;
+  call.to_width = place.width;
+  std::fill_n(call.deviation, 3, 1.0f);
+  pictures::network_input(call, manifest.rule.antialias);
   for (int64_t image = 1; image < images; ++image) std::copy_n(input.begin(), 3 * plane, input.begin() + image * 3 * plane);
   return input;
 }
