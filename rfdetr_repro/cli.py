@@ -62,6 +62,10 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "finetune": _verb(
             "train one found architecture further after the search", "search.finetune", "finetune"
         ),
+        "backbones": _verb(
+            "train detectors that differ in the backbone alone, and compare them",
+            "train.backbones_command",
+        ),
         "slim": _verb(
             "store a trained model as a small float16 file", "train.slim_command", "train.slim"
         ),

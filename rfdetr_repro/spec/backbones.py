@@ -7,6 +7,7 @@ as that of the size ``pico``, which learns from random weights on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -122,11 +123,18 @@ def backbone_named(name: str) -> dict[str, Any]:
 
 def name_of(model: ModelConfig) -> str:
     """The name of the model's backbone; its kind, where the sizes are of no name."""
-    for name, fields in BACKBONES.items():
-        own = ("feature_stages", "global_blocks")
-        if all(getattr(model, key) == value for key, value in fields.items() if key not in own):
+    return name_of_fields(vars(model))
+
+
+def name_of_fields(fields: Mapping[str, Any]) -> str:
+    """The same for the fields of a model that describe its backbone. Which blocks give maps and
+    which attend over the whole image is no part of a name.
+    """
+    apart = ("feature_stages", "global_blocks")
+    for name, known in BACKBONES.items():
+        if all(fields[key] == value for key, value in known.items() if key not in apart):
             return name
-    return model.backbone
+    return str(fields["backbone"])
 
 
 def known_backbones() -> tuple[str, ...]:

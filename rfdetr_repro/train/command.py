@@ -2,6 +2,7 @@
 
 python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] \
     [--batch-size N] [--seed N] [--weights FILE] [--fixed [--shape HxW]] \
+    [--backbone NAME] [--backbone-weights FOLDER] \
     [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] \
     [--device cpu|cuda] [--plan]
 
@@ -30,6 +31,13 @@ from rfdetr_repro.spec.arguments import (
     label,
     output_folder,
     whole,
+)
+from rfdetr_repro.spec.backbones import (
+    BACKBONES,
+    backbone_named,
+    name_of,
+    space_for,
+    with_backbone,
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import (
@@ -99,6 +107,23 @@ def parser() -> argparse.ArgumentParser:
         help="file with the initial weights: a DINOv2 encoder, a released or transformers "
         "checkpoint, or the model of an earlier run; the same as a file in --model (default: "
         "random weights)",
+    )
+    add(
+        "--backbone",
+        choices=tuple(BACKBONES),
+        metavar="NAME",
+        help=f"backbone in place of the size's own DINOv2: {', '.join(BACKBONES)}; those called "
+        f"pico are as small as that of the size pico (default: the size's own, or that of "
+        f"--backbone-weights)",
+    )
+    add(
+        "--backbone-weights",
+        type=input_path,
+        metavar="FOLDER",
+        help="folder of Hugging Face transformers with config.json and model.safetensors of a "
+        "DINOv2, with or without registers, a DINOv3 ViT or a ConvNeXt, whose backbone and weights "
+        "the model starts with; everything else starts from random weights (default: random "
+        "weights)",
     )
     add(
         "--queries",
@@ -205,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _choose_model(args)
     row = PICO if args.size == AUTO else preset(args.size)
     space, config = _recipe(args.size, args.fixed)
+    row, space = _with_backbone(args, row, space)
     if args.shape is not None:
         if space is not None:
             raise InputError("a supernet trains on square images", hint="use --shape with --fixed")
@@ -253,9 +279,62 @@ def _choose_model(args: argparse.Namespace) -> None:
         args.weights, note = given.weights()
         if note:
             log.info(note)
+    if args.backbone is not None or args.backbone_weights is not None:
+        _check_backbone(args)
+        args.size = args.size or "pico"
+        return
     args.size = args.size or (AUTO if args.weights is None else "pico")
     if args.size == AUTO and args.weights is None:
         args.weights = PICO_WEIGHTS
+
+
+def _check_backbone(args: argparse.Namespace) -> None:
+    """Raises :class:`InputError` where other weights would bring a backbone of their own."""
+    asked = "--backbone" if args.backbone_weights is None else "--backbone-weights"
+    if args.weights is not None:
+        if args.backbone_weights is None:
+            return  # the file is checked against the name
+        raise InputError(
+            "--backbone-weights and a file with weights both bring a backbone",
+            args.weights,
+            "leave one out",
+        )
+    if args.size == AUTO:
+        raise InputError(
+            f"--size {AUTO} starts from weights that come with the package, which have a DINOv2; "
+            f"{asked} asks for another backbone",
+            hint="name a size, such as --size pico",
+        )
+
+
+def _with_backbone(
+    args: argparse.Namespace, row: Preset, space: SearchSpace | None
+) -> tuple[Preset, SearchSpace | None]:
+    """Size and space with the backbone of ``--backbone`` or of the folder of
+    ``--backbone-weights``, which is read here; logs what had to change with it.
+    """
+    args.folder = None
+    if args.backbone is None and args.backbone_weights is None:
+        return row, space
+    if args.backbone_weights is not None:
+        from rfdetr_repro.model.checkpoints.backbone_folders import read_backbone
+
+        args.folder = read_backbone(args.backbone_weights)
+    fields = backbone_named(args.backbone) if args.folder is None else args.folder.fields
+    row, told = with_backbone(row, fields)
+    if args.backbone is not None and name_of(row.model) != args.backbone:
+        raise InputError(
+            f"the folder holds the backbone {name_of(row.model)}, not {args.backbone}",
+            args.backbone_weights,
+            "leave --backbone out",
+        )
+    lines = [told]
+    if space is not None:
+        space, about_space = space_for(space, row.model.backbone)
+        lines.append(about_space)
+    for line in filter(None, lines):
+        log.info(line)
+    return row, space
 
 
 def _plan(
@@ -303,7 +382,7 @@ def _train(
     curves = loggers([name for name in LOGGERS if getattr(args, name)], args.project)
     # torch loads slowly; arguments are checked first
     from .parallel import join_torchrun
-    from .prepare import start_of
+    from .prepare import Backbone, start_of
     from .recipe import Recipe
 
     device, ranks = join_torchrun(args.device)
@@ -314,7 +393,7 @@ def _train(
     else:
         check_usable([split, *splits.values()])
     sizing, space, config = _sized(args, row, split, space, config)
-    start = start_of(row, split, args.weights, sizing)
+    start = start_of(row, split, args.weights, sizing, Backbone(args.folder, config.seed))
     request = TrainRequest(
         recipe=Recipe(start.preset, config, space),
         split=split,

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rfdetr_repro.data.coco import ClassMap, CocoSplit
+from rfdetr_repro.model.checkpoints.backbone_folders import BackboneFolder, detector_with
 from rfdetr_repro.model.checkpoints.pretrained import (
     UNNAMED,
     load_pretrained,
@@ -19,6 +20,7 @@ from rfdetr_repro.model.checkpoints.pretrained import (
     without_masks,
 )
 from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.spec.backbones import name_of
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import Preset
 from rfdetr_repro.spec.sizing import Sizing
@@ -36,6 +38,17 @@ class Start:
     taken: str  # which weights the run starts from; empty for random weights
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """Weights of a backbone to start with, if any, and the seed of all other weights."""
+
+    folder: BackboneFolder | None = None
+    seed: int = 0
+
+
+NO_BACKBONE = Backbone()
+
+
 def boxes_only(split: CocoSplit) -> str:
     """Why a model with masks would train on boxes alone; empty if every object has a mask."""
     why = split.why_no_masks()
@@ -43,15 +56,20 @@ def boxes_only(split: CocoSplit) -> str:
 
 
 def start_of(
-    preset: Preset, split: CocoSplit, weights: str | Path | None, sizing: Sizing | None = None
+    preset: Preset,
+    split: CocoSplit,
+    weights: str | Path | None,
+    sizing: Sizing | None = None,
+    backbone: Backbone = NO_BACKBONE,
 ) -> Start:
     """What a run on ``split`` starts with.
 
     Masks are left out where an object of the split lacks a mask. ``weights``: a DINOv2 encoder, a
     released or transformers file, or an earlier run's model, whose shapes replace those of
     ``preset``; None: random weights. ``sizing``: settings that follow the data, in place of those
-    of preset and file; queries are added by the rule of :func:`.pretrained.with_queries`. Raises
-    :class:`InputError` for a file that does not fit.
+    of preset and file; queries are added by the rule of :func:`.pretrained.with_queries`.
+    ``backbone``: a folder whose backbone replaces that of ``preset``, without ``weights``. Raises
+    :class:`InputError` for a file or folder that does not fit.
     """
     why_boxes = ""
     if preset.model.masks and not split.has_masks:
@@ -59,11 +77,29 @@ def start_of(
         why_boxes = boxes_only(split)
     if weights is None:
         row = preset if sizing is None else sizing.preset(preset)
+        if backbone.folder is not None:
+            row, initial, taken = _start_with(backbone.folder, backbone.seed, row, split.classes)
+            return Start(row, initial, why_boxes, taken)
         return Start(row, None, why_boxes, "")
     preset, initial, taken = start_from(weights, preset, split.classes)
     if sizing is not None:
         preset, initial, taken = _sized(preset, initial, taken, sizing)
     return Start(preset, initial, why_boxes, taken)
+
+
+def _start_with(
+    folder: BackboneFolder, seed: int, row: Preset, classes: ClassMap
+) -> tuple[Preset, dict[str, Tensor], str]:
+    """The preset with the backbone of a folder, weights with heads for ``classes``, and a line
+    that states what was taken.
+    """
+    row = replace(row, model=replace(row.model, num_classes=len(classes.names)))
+    detector, row, _ = detector_with(row, folder, seed)
+    taken = (
+        f"backbone {name_of(row.model)} from {folder.path.name} ({folder.sha256[:12]}), everything "
+        f"else from random weights"
+    )
+    return row, cpu_weights(detector), taken
 
 
 def _sized(

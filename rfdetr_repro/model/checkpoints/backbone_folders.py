@@ -21,7 +21,7 @@ from torch import Tensor
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.vit import resample_patch_kernel, resample_positions
 from rfdetr_repro.spec.backbone_kinds import PLAIN, REGISTERS, ROTARY
-from rfdetr_repro.spec.backbones import conv_fields, vit_fields, with_backbone
+from rfdetr_repro.spec.backbones import conv_fields, name_of_fields, vit_fields, with_backbone
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_file
 from rfdetr_repro.spec.presets import Preset
@@ -216,6 +216,11 @@ class BackboneFolder:
     fields: dict[str, Any]
     tensors: dict[str, Tensor]
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of the backbone, or its kind where the sizes are of no name."""
+        return name_of_fields(self.fields)
 
 
 def read_backbone(folder: str | Path) -> BackboneFolder:

@@ -240,7 +240,7 @@ def _refuse_other_size(
             raise InputError(
                 f"the file has {name} {found.get(name, PLAIN)}, {named} has {getattr(model, name)}",
                 path,
-                "name the size of the file",
+                "name the size of the file, and its backbone where the size has another",
             )
 
 
