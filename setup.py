@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "ops"
+MACHINE = os.uname().machine.lower()  # this one
 RESULTS = ROOT / "results"  # stores of Records, which a wheel holds too
 LIBRARY = "librfdetr_ops.so"
 # csrc/python/NAME.cpp becomes rfdetr_repro/_NAME; also linked: sources compiled per instruction set
@@ -104,9 +104,16 @@ def prefix_maps(torch: Path) -> str:
     return " ".join(f"'-ffile-prefix-map={folder}/='" for folder in folders)
 
 
+def machine() -> str:
+    """The processor that is compiled for; setuptools' _PYTHON_HOST_PLATFORM, such as
+    linux-aarch64, names another than this one, and CXX then names its compiler.
+    """
+    return sysconfig.get_platform().rsplit("-", 1)[-1].lower()
+
+
 def isa_objects(source: str) -> dict[str, str]:
     """Object files of a source of ISA_SOURCES on this architecture, each with its flags."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    x86 = machine() in ("x86_64", "amd64")
     return {
         f"csrc_cpu_{source}.{variant}.o": f"{flags} {ISA_SOURCES[source]} "
         f"-DRFDETR_KERNELS=kernels_{variant} '-DRFDETR_ISA_NAME=\"{name}\"'"
@@ -118,10 +125,17 @@ def ninja_escape(path: object) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def ninja_file(nvcc: str | None, archs: list[str]) -> str:
-    """The build description: one object per source, one library."""
+def ninja_file(nvcc: str | None, archs: list[str], namespace: str = "", libs: str = "") -> str:
+    """The build description: one object per source, one library. ``namespace`` is what C++ and
+    PyTorch call the operators instead of rfdetr; the NumPy modules are built without it only.
+    ``libs`` is the folder of libtorch_cpu.so, where that is not PyTorch's own.
+    """
     torch = torch_root()
     cxx_flags = f"{CXX_FLAGS} {prefix_maps(torch)}"
+    cuda_flags = CUDA_FLAGS
+    if namespace:
+        cxx_flags += f" -Drfdetr={namespace}"
+        cuda_flags += f" -Drfdetr={namespace}"
     sources = [
         "csrc/ms_deform_attn.cpp",
         "csrc/masks.cpp",
@@ -134,7 +148,8 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     linker = (
         f"{nvcc} -shared -cudart static -Xlinker --no-undefined"
         if nvcc
-        else "$cxx -shared -Wl,--no-undefined"
+        else "$cxx -shared"
+        + (" -Wl,--no-as-needed -Wl,--allow-shlib-undefined" if libs else " -Wl,--no-undefined")
     )
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
@@ -143,9 +158,9 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
         f"$out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
         "rule cuda",
-        f"  command = {nvcc} {CUDA_FLAGS} {gencode(archs)} -MD -MF $out.d -c $in -o $out",
+        f"  command = {nvcc} {cuda_flags} {gencode(archs)} -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = compile $in (CUDA)",
-        f"rule link\n  command = {linker} -o $out $in -L'{torch / 'lib'}' -ltorch_cpu\n  "
+        f"rule link\n  command = {linker} -o $out $in -L'{libs or torch / 'lib'}' -ltorch_cpu\n  "
         f"description = link $out",
     ]
     objects = []
@@ -162,6 +177,8 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
             path = ninja_escape(ROOT / "csrc" / "cpu" / f"{source}.cpp")
             lines += [f"build {name}: cpp {path}", f"  extra = {extra}"]
     lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
+    if namespace:
+        return "\n".join([*lines, f"default {LIBRARY}", ""])
     lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
         f"rule module\n  command = $cxx {cxx_flags} -isystem '{sysconfig.get_path('include')}' "
         f"-isystem '{torch / 'include'}' -MD -MF $out.d -shared -pthread $in -o $out\n  depfile = "
@@ -176,13 +193,31 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     return "\n".join([*lines, f"default {' '.join(targets())}", ""])
 
 
+def stand_in_library(folder: Path) -> str:
+    """A folder with an empty libtorch_cpu.so of the processor that is compiled for: the library
+    names it, and finds the functions in the real one when it is loaded.
+    """
+    target = folder / "stand_in"
+    target.mkdir(exist_ok=True)
+    source = target / "empty.cpp"
+    source.write_text("")
+    compiler = os.environ.get("CXX", "c++").split()
+    flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libtorch_cpu.so"]
+    subprocess.run(
+        [*compiler, *flags, str(source), "-o", str(target / "libtorch_cpu.so")], check=True
+    )
+    return str(target)
+
+
 def targets() -> list[str]:
     """Names of what is built."""
     return [LIBRARY, *(f"_{name}{MODULE_SUFFIX}" for name in MODULES)]
 
 
-def build() -> None:
-    """Brings the library and the module up to date in BUILD; ninja compiles only what changed."""
+def build(folder: Path = BUILD, namespace: str = "") -> None:
+    """Brings the library, and without ``namespace`` the modules, up to date in ``folder``; ninja
+    compiles only what changed.
+    """
     nvcc = find_nvcc()
     archs = sorted(os.environ.get("RFDETR_CUDA_ARCHS", CUDA_ARCHS).split(), key=int)
     print(
@@ -190,11 +225,12 @@ def build() -> None:
         if nvcc
         else "rfdetr_repro: building CPU kernels only (no nvcc, or RFDETR_CUDA=0)"
     )
-    BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "build.ninja").write_text(ninja_file(nvcc, archs))
+    folder.mkdir(parents=True, exist_ok=True)
+    libs = stand_in_library(folder) if machine() != MACHINE else ""
+    (folder / "build.ninja").write_text(ninja_file(nvcc, archs, namespace, libs))
     ninja = [sys.executable, "-m", "ninja"] if importlib.util.find_spec("ninja") else ["ninja"]
     try:
-        subprocess.run([*ninja, "-C", str(BUILD)], check=True)
+        subprocess.run([*ninja, "-C", str(folder)], check=True)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         sys.exit(
             f"error: building the compiled operators failed ({error}); see the compiler's output "
@@ -264,10 +300,11 @@ class BuildWithRecords(build_py):
         return found + [str(target) for _, target in self.stores() if not self.editable_mode]
 
 
-setup(
-    ext_modules=[
-        Extension(f"rfdetr_repro.{name}", sources=[])
-        for name in ("librfdetr_ops", *(f"_{module}" for module in MODULES))
-    ],
-    cmdclass={"build_ext": BuildOps, "build_py": BuildWithRecords},
-)
+if __name__ == "__main__":  # packages/rfdetr-ops/setup.py takes functions from here
+    setup(
+        ext_modules=[
+            Extension(f"rfdetr_repro.{name}", sources=[])
+            for name in ("librfdetr_ops", *(f"_{module}" for module in MODULES))
+        ],
+        cmdclass={"build_ext": BuildOps, "build_py": BuildWithRecords},
+    )

@@ -6,9 +6,9 @@ turns the attention operators into plain ATen for exporters:
 ``exported.run_decompositions(DECOMPOSITIONS)``.
 """
 
-from rfdetr_repro.spec.errors import LibraryNotBuilt
-
+from .accelerate import Acceleration, Replaced, accelerate
 from .deform_attn import DECOMPOSITIONS, ms_deform_attn, ms_deform_attn_fused
+from .distribution import InputError, LibraryNotBuilt
 from .library import LIBRARY, build_info
 from .linear import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 from .masks import mask_logits, mask_runs, masks_from_logits
@@ -25,7 +25,11 @@ __all__ = [
     "DECOMPOSITIONS",
     "HAS_SPLIT_LINEAR",
     "LIBRARY",
+    "Acceleration",
+    "InputError",
     "LibraryNotBuilt",
+    "Replaced",
+    "accelerate",
     "accumulate_dtype",
     "box_relative_locations",
     "build_info",

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import library as _library  # noqa: F401  loads the operators
 from . import reference
+from .distribution import NAMESPACE
+from .library import OPERATORS
 from .reference import Levels, accumulate_dtype
 
 DEVICES = ("cpu", "cuda")  # devices with kernels
-_PLAIN = torch.ops.rfdetr.ms_deform_attn.default
-_FUSED = torch.ops.rfdetr.ms_deform_attn_fused.default
+_PLAIN = OPERATORS.ms_deform_attn.default
+_FUSED = OPERATORS.ms_deform_attn_fused.default
 
 
 def ms_deform_attn(
@@ -123,12 +124,12 @@ class _Direct(torch.autograd.Function):
 
 class _Plain(_Direct):
     op = _PLAIN
-    backward_op = torch.ops.rfdetr.ms_deform_attn_backward.default
+    backward_op = OPERATORS.ms_deform_attn_backward.default
 
 
 class _Fused(_Direct):
     op = _FUSED
-    backward_op = torch.ops.rfdetr.ms_deform_attn_fused_backward.default
+    backward_op = OPERATORS.ms_deform_attn_fused_backward.default
 
 
 def _below_autograd(op: Any, *arguments: Any) -> Any:
@@ -250,7 +251,7 @@ def _batched(op: Any) -> Callable[..., tuple[Any, Any]]:
 
 def _register(name: str, smooth: Callable[..., Tensor]) -> None:
     op, backward = (
-        getattr(torch.ops.rfdetr, name.split("::")[1] + end).default for end in ("", "_backward")
+        getattr(OPERATORS, name.split("::")[1] + end).default for end in ("", "_backward")
     )
     torch.library.register_fake(name, _shape)
     torch.library.register_fake(name + "_backward", _backward_shape)
@@ -264,5 +265,5 @@ def _register(name: str, smooth: Callable[..., Tensor]) -> None:
         torch.library.register_autocast(name, device, torch.float32)
 
 
-_register("rfdetr::ms_deform_attn", reference.ms_deform_attn_smooth)
-_register("rfdetr::ms_deform_attn_fused", reference.ms_deform_attn_fused_smooth)
+_register(f"{NAMESPACE}::ms_deform_attn", reference.ms_deform_attn_smooth)
+_register(f"{NAMESPACE}::ms_deform_attn_fused", reference.ms_deform_attn_fused_smooth)

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from rfdetr_repro.spec.errors import LibraryNotBuilt
+from .distribution import NAMESPACE, LibraryNotBuilt
 
-LIBRARY = Path(__file__).resolve().parents[1] / "librfdetr_ops.so"
+# beside this package, or inside it where the operators are a distribution of their own
+_FOLDER = Path(__file__).resolve().parent
+_NAME = "librfdetr_ops.so"
+LIBRARY = (_FOLDER if (_FOLDER / _NAME).is_file() else _FOLDER.parent) / _NAME
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -29,6 +32,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 HANDLE = load(LIBRARY)
+OPERATORS: Any = getattr(torch.ops, NAMESPACE)
 
 
 def build_info() -> dict[str, Any]:

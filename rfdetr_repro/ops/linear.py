@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .library import HANDLE
+from .distribution import NAMESPACE
+from .library import HANDLE, OPERATORS
 
 HAS_SPLIT_LINEAR = bool(HANDLE.rfdetr_has_split_linear())  # x86-64 Linux with AMX-BF16
 
@@ -17,7 +18,7 @@ def split_linear_pack(weight: Tensor, parts: int) -> Tensor:
     ``parts`` is the number of bfloat16 per float32: 3 keep all 24 bits, 2 keep 16 bits. Raises
     RuntimeError unless I is a multiple of 32, and without :data:`HAS_SPLIT_LINEAR`.
     """
-    return torch.ops.rfdetr.split_linear_pack.default(weight, parts)
+    return OPERATORS.split_linear_pack.default(weight, parts)
 
 
 def split_linear(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
@@ -31,9 +32,9 @@ def split_linear(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool = False) ->
     subnormal numbers count as zero. No gradient. Raises RuntimeError like
     :func:`split_linear_pack`.
     """
-    return torch.ops.rfdetr.split_linear.default(x, packed, bias, gelu)
+    return OPERATORS.split_linear.default(x, packed, bias, gelu)
 
 
-@torch.library.register_fake("rfdetr::split_linear")
+@torch.library.register_fake(f"{NAMESPACE}::split_linear")
 def _shape(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     return x.new_empty(x.shape[0], bias.shape[0])

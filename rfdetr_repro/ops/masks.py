@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import library as _library  # noqa: F401  loads the operators
+from .distribution import NAMESPACE
+from .library import OPERATORS
 
 
 def mask_logits(queries: Tensor, pixels: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -36,7 +37,7 @@ def masks_from_logits(
     RuntimeError for other shapes or 2^31 or more pixels.
     """
     boxes = None if boxes_xyxy is None else boxes_xyxy.float()
-    return torch.ops.rfdetr.masks_from_logits.default(logits.float(), height, width, boxes, packed)
+    return OPERATORS.masks_from_logits.default(logits.float(), height, width, boxes, packed)
 
 
 def mask_runs(
@@ -49,16 +50,16 @@ def mask_runs(
     + 1]]``, which add up to height * width.
     """
     boxes = None if boxes_xyxy is None else boxes_xyxy.float()
-    return torch.ops.rfdetr.mask_runs.default(logits.float(), height, width, boxes)
+    return OPERATORS.mask_runs.default(logits.float(), height, width, boxes)
 
 
-@torch.library.register_fake("rfdetr::masks_from_logits")
+@torch.library.register_fake(f"{NAMESPACE}::masks_from_logits")
 def _shape(logits: Tensor, height: int, width: int, boxes: Tensor | None, packed: bool) -> Tensor:
     size = (logits.shape[0], height, (width + 7) // 8 if packed else width)
     return logits.new_empty(size, dtype=torch.uint8 if packed else torch.bool)
 
 
-@torch.library.register_fake("rfdetr::mask_runs")
+@torch.library.register_fake(f"{NAMESPACE}::mask_runs")
 def _runs_shape(
     logits: Tensor, height: int, width: int, boxes: Tensor | None
 ) -> tuple[Tensor, Tensor]:

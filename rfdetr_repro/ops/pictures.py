@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import library as _library  # noqa: F401  loads the operators
+from .distribution import NAMESPACE
+from .library import OPERATORS
 
 
 def network_input(
@@ -30,9 +31,9 @@ def network_input(
     ValueError for sizes out of range.
     """
     scale = torch.tensor([list(mean), list(std)], dtype=torch.float32)
-    return torch.ops.rfdetr.network_input.default(pictures, height, width, scale, antialias)
+    return OPERATORS.network_input.default(pictures, height, width, scale, antialias)
 
 
-@torch.library.register_fake("rfdetr::network_input")
+@torch.library.register_fake(f"{NAMESPACE}::network_input")
 def _shape(pictures: Tensor, height: int, width: int, scale: Tensor, antialias: bool) -> Tensor:
     return pictures.new_empty((pictures.shape[0], 3, height, width), dtype=torch.float32)

@@ -1,0 +1,45 @@
+"""Multi-scale deformable attention and masks from logits as compiled PyTorch operators.
+
+The modules beside this file are those of ``rfdetr_repro.ops``, and the library is compiled from the
+same sources; its operators are in ``torch.ops.rfdetr_ops``.
+"""
+
+from .accelerate import Acceleration, Replaced, accelerate
+from .deform_attn import DECOMPOSITIONS, ms_deform_attn, ms_deform_attn_fused
+from .distribution import InputError, LibraryNotBuilt
+from .library import LIBRARY, build_info
+from .linear import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
+from .masks import mask_logits, mask_runs, masks_from_logits
+from .pictures import network_input
+from .reference import (
+    accumulate_dtype,
+    box_relative_locations,
+    ms_deform_attn_fused_reference,
+    ms_deform_attn_reference,
+)
+from .shared_signature import multi_scale_deformable_attention
+
+__all__ = [
+    "DECOMPOSITIONS",
+    "HAS_SPLIT_LINEAR",
+    "LIBRARY",
+    "Acceleration",
+    "InputError",
+    "LibraryNotBuilt",
+    "Replaced",
+    "accelerate",
+    "accumulate_dtype",
+    "box_relative_locations",
+    "build_info",
+    "mask_logits",
+    "mask_runs",
+    "masks_from_logits",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "ms_deform_attn_fused_reference",
+    "ms_deform_attn_reference",
+    "multi_scale_deformable_attention",
+    "network_input",
+    "split_linear",
+    "split_linear_pack",
+]
