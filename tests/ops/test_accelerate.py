@@ -8,6 +8,7 @@ import copy
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 import types
 from pathlib import Path
@@ -291,6 +292,13 @@ def test_exported_with_the_operator_inside() -> None:
         program = torch.export.export(One(), inputs)
     assert "rfdetr.ms_deform_attn" in str(program.graph)
     torch.testing.assert_close(program.module()(*inputs), expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_the_program_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "accelerate.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    exec(compile(block, str(page), "exec"), {})
+    assert "2 deformable attentions on the operator" in capsys.readouterr().out
 
 
 # what is refused
