@@ -38,6 +38,7 @@ BUILT_IN = (
     "yolo_ultralytics",
     "yolo_end_to_end",
     "yolo_libre",
+    "edge_crafter",
     "open_vocabulary",
 )
 HASHED = (".py", ".toml", ".json", ".yaml", ".csv")

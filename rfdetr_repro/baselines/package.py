@@ -58,16 +58,19 @@ class PackageBaseline(CardBaseline):
         exporter: Path,
         counter: Path | None = None,
         loads_weights: bool = True,
+        own_counter: str = "ultralytics",
     ) -> None:
         """``package``: name to import and to install. ``variable``: environment variable that names
         the interpreter with the package; without the variable, the running interpreter is asked.
         ``exporter``: the program that exports. ``counter``: the program that writes
         ``counted.json`` with parameters and operations; None if there is no such program.
-        ``loads_weights``: whether the exporter loads a user's weights.
+        ``loads_weights``: whether the exporter loads a user's weights. ``own_counter``: name of the
+        counter that the package itself has, empty if it has none.
         """
         super().__init__(card)
         self.package_name = package
         self.variable = variable
+        self.own_counter = own_counter
         self._exporter = exporter
         self._counter = counter
         self._loads_weights = loads_weights

@@ -28,6 +28,7 @@ from rfdetr_repro.baselines import catalog
 from rfdetr_repro.baselines.baseline import FORMS, HasCounts, HasModule
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.paper.costs import NO_ATTENTION
+from rfdetr_repro.paper.published import published_records
 from rfdetr_repro.records.record import Cost, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
@@ -45,14 +46,19 @@ Job = tuple[Record, Callable[[], Cost]]
 
 
 def paper_models() -> list[str]:
-    """Every size of ours, every baseline of this package that is of another family."""
+    """Every size of ours, every baseline of this package that is of a family of the paper's
+    tables.
+    """
+    printed = {record.model.family for record in published_records()}
     absent: dict[str, list[str]] = {}
     names = [f"rfdetr-{size}" for size in PRESETS]
     for name, known in catalog.entries().items():
         counted_there = _foreign(name)
+        if known.size.family not in printed:
+            continue
         if counted_there is not None and counted_there.cannot_count:
             absent.setdefault(counted_there.cannot_count, []).append(name)
-        elif not known.is_plug_in and not name.endswith("@transformers"):
+        elif not known.is_plug_in:
             names.append(name)
     for reason, left_out in absent.items():
         log.info(f"not counted, for {reason}: {', '.join(left_out)}")
@@ -107,8 +113,13 @@ def _foreign_jobs(name: str, counters: Sequence[str]) -> Iterator[Job]:
     """The counts of a model that only its own package can build: the counts that the package
     prints, and those of ``counters``.
     """
-    for counter, form in product(("ultralytics", *COUNTERS), FORMS):
-        if counter in counters or counter == "ultralytics":
+    own = getattr(catalog.entry(name).baseline, "own_counter", "ultralytics")
+    if not own:  # its package counts the deployed form, by PyTorch's counter
+        count = partial(_by_package, name, "flopcountermode", "deployed")
+        yield _job(model_id(name), "flopcountermode", "deployed", count)
+        return
+    for counter, form in product((own, *COUNTERS), FORMS):
+        if counter in counters or counter == own:
             count = partial(_by_package, name, counter, form)
             yield _job(model_id(name), counter, form, count)
 

@@ -38,7 +38,7 @@ def test_every_built_in_baseline_is_one() -> None:
         for name, known in catalog.entries().items()
         if known.provider == "rfdetr_repro"  # not of a plug-in that is installed here
     }
-    assert len(entries) == 103
+    assert len(entries) == 111
     for name, known in entries.items():
         assert isinstance(known.baseline, Baseline) and known.size in known.baseline.sizes
         assert known.size.id == name

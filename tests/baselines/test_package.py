@@ -11,7 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rfdetr_repro.baselines import package, yolo_end_to_end, yolo_libre, yolo_ultralytics
+from rfdetr_repro.baselines import (
+    edge_crafter,
+    package,
+    yolo_end_to_end,
+    yolo_libre,
+    yolo_ultralytics,
+)
 from rfdetr_repro.bench import models
 from rfdetr_repro.runtime.session import OrtSession, identity_of
 from rfdetr_repro.spec.errors import InputError, StatedFailure
@@ -294,3 +300,52 @@ def test_libreyolo_exports_at_the_side_of_its_size(
     assert tuple(side.dim_value for side in shape.dim) == (1, 3, *size.hw)
     assert size.hw == (side, side) and exported.params == 85 * 3 * 32 * 32 + 85
     assert exported.versions["libreyolo"] == "0.fake"
+
+
+CRAFTER = """
+import torch
+__version__ = "0.fake"
+class Net(torch.nn.Module):
+    def __init__(self, masks):
+        super().__init__()
+        self.grid = torch.nn.Conv2d(3, 4 + 7 + 100 * masks, 64, stride=64)
+        self.masks, self.deployed = masks, False
+    def deploy(self):
+        self.deployed = True
+        return self
+    def forward(self, images):
+        assert self.deployed
+        rows = self.grid(images).flatten(2).transpose(1, 2)
+        found = {"pred_logits": rows[..., 4:11], "pred_boxes": rows[..., :4].sigmoid()}
+        return found | ({"pred_masks": rows[..., 11:].unflatten(2, (10, 10))} if self.masks else {})
+class LibreEC:
+    def __init__(self, weights, size, device, task):
+        assert weights is None and device == "cpu" and size in "smlx"
+        self.model = Net(task == "segment")
+"""
+
+
+@pytest.mark.parametrize("name", ["ec-s", "ec-l-seg"])
+def test_edgecrafter_by_libreyolo(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is exported deployed, with named outputs, and counted by PyTorch's counter."""
+    folder = tmp_path / "fake" / "libreyolo"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(CRAFTER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    artifact = models.model_artifact(name, tmp_path / "models")
+    manifest = artifact.manifest
+    numbers = 4 + 7 + 100 * ("seg" in name)
+    assert manifest.model.name == "EdgeCrafter" and manifest.model.weights == "random"
+    assert manifest.params == numbers * (3 * 64 * 64 + 1)
+    assert manifest.normalisation.startswith("imagenet") and len(manifest.outputs) == 3 + (
+        "seg" in name
+    )
+    found = OrtSession(artifact, threads=1).run(np.zeros((1, 3, 640, 640), np.float32))
+    assert found.scores.shape == (1, 100)
+    (size,) = [size for size in edge_crafter.BASELINE.sizes if size.id == name]
+    counts = edge_crafter.BASELINE.counts(size)
+    expected = (manifest.params, 2.0 * 3 * 64 * 64 * numbers * 100)
+    assert counts["flopcountermode", "deployed"] == expected
+    assert counts["products with weights", "deployed"] == expected

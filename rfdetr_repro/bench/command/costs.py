@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from rfdetr_repro.spec.arguments import ArgumentParser, output_file, output_folder
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.ranges import choose
 
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "costs --models rfdetr-nano --counters shapes,flopcountermode",
             "costs --page docs/costs.md",
+            "costs --stated --models rtdetrv2-r18,deimv2-n,yolo26-n",
         ),
     )
     add = arguments.add_argument
@@ -59,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         type=output_file,
         help="Markdown file to write, with a row for every printed cell, e.g. docs/costs.md",
     )
+    add(
+        "--stated",
+        action="store_true",
+        help="compare other detectors (--models; default: all) with what their authors state, and "
+        "print a table; nothing is stored",
+    )
     return arguments
 
 
@@ -68,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = args.counters.split(",") if args.counters else None
     for counter in wanted or ():
         choose(counter, EVERY, "counter")
+    if args.stated:
+        _print_stated(args)
+        return
     # loads slowly, so the arguments are checked first
     from rfdetr_repro.bench.costs import check, jobs, line, paper_models
     from rfdetr_repro.bench.machine import environment
@@ -99,6 +110,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_atomic(Path(args.page), to_markdown(cells))
     counts = {state: sum(cell.state == state for cell in cells) for state in STATES}
     print(", ".join(f"{count} cells {state}" for state, count in counts.items()))
+
+
+def _print_stated(args: argparse.Namespace) -> None:
+    """The baselines beside what their authors state."""
+    if args.counters or args.page:
+        raise InputError(
+            "--stated has counters of its own and writes no page",
+            hint="leave --counters and --page out",
+        )
+    from rfdetr_repro.baselines.catalog import entries, entry
+    from rfdetr_repro.bench.models import known_name
+    from rfdetr_repro.bench.stated import stated, table
+
+    every = [name for name, known in entries().items() if known.size.params_m or known.size.gflops]
+    names = every if args.models == "paper" else list(map(known_name, args.models.split(",")))
+    for name in names:
+        entry(name)  # an unknown name is told before anything is counted
+    print(table(list(stated(names))))
 
 
 def _default_counters() -> list[str]:
