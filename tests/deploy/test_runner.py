@@ -23,6 +23,7 @@ from PIL import Image
 from samples_export import ARCH, meta, tiny_artifact, tiny_detector
 from samples_exported import detector
 
+from rfdetr_repro import predict
 from rfdetr_repro.data.decoding import decode_reduced
 from rfdetr_repro.export.adopt.adoption import adopt
 from rfdetr_repro.export.artifact import (
@@ -35,7 +36,7 @@ from rfdetr_repro.export.artifact import (
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.runtime.predictors import FilePredictor
 from rfdetr_repro.runtime.session import OrtSession
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.resize_rules import RULES
 
@@ -283,6 +284,29 @@ def test_jpeg_is_turned_as_viewers_show_it(
     assert check_pictures(runner, artifact, [path]) > 0
 
 
+def test_kinds_of_jpeg(runner: Runner, artifact: Artifact, tmp_path: Path) -> None:
+    """Even blocks again: progressive, grey, CMYK, and an orientation that only XMP states."""
+    if not runner.reads("JPEG"):
+        pytest.skip("libjpeg's headers are not installed")
+    if not _same_jpeg_pixels():
+        pytest.skip("Pillow's JPEG decoder is not libjpeg-turbo")
+    blocks = np.kron(picture(3, 4) // 64 * 64, np.ones((32, 32, 1), np.uint8))
+    tag = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="8"></x:xmpmeta>'
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "progressive": ("RGB", {"progressive": True}),
+        "grey": ("L", {}),
+        "cmyk": ("CMYK", {}),
+        "xmp": ("RGB", {"xmp": tag}),
+        "small": ("RGB", {"subsampling": 2}),
+    }
+    paths = []
+    for name, (mode, how) in kinds.items():
+        paths.append(tmp_path / f"{name}.jpg")
+        Image.fromarray(blocks).convert(mode).save(paths[-1], quality=100, **how)
+    assert decode_reduced(paths[3]).size_hw == (128, 96)
+    assert check_pictures(runner, artifact, paths) > 0
+
+
 @pytest.mark.parametrize(
     ("kind", "white"), [(b"P5", 255), (b"P6", 255), (b"P6", 100), (b"P5", 65535), (b"P5", 1000)]
 )
@@ -307,6 +331,30 @@ def test_a_very_large_picture_becomes_means_of_blocks(
     path = tmp_path / "large.ppm"
     path.write_bytes(b"P6 %d %d 255\n" % (width, height) + (row + rows).tobytes())
     assert check_pictures(runner, artifact, [path]) > 0
+
+
+def test_the_json_is_that_of_predict(
+    runner: Runner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python rounds scores to 4 digits and boxes to 1, and names the drawn file."""
+    monkeypatch.chdir(tmp_path)
+    shown = write(Path("a.ppm"), picture(70, 50))
+    broken = write(Path("b.ppm"), picture(9, 9))
+    broken.write_bytes(broken.read_bytes()[:-5])
+    arguments = ["--model", str(artifact.path), "--threshold", "0.02", str(shown), str(broken)]
+    with pytest.raises(StatedFailure):
+        predict.main(arguments)
+    whole, cut = json.loads(Path("predictions/predictions.json").read_text())
+    done = runner(*arguments)
+    assert done.returncode == 1
+    entries = json.loads(done.stdout)
+    found, failed = entries
+    for one in found["objects"]:
+        one["score"] = round(one["score"], 4)
+        one["box_xyxy"] = [round(side, 1) for side in one["box_xyxy"]]
+    assert found == {key: value for key, value in whole.items() if key != "drawn"}
+    assert len(found["objects"]) > 0
+    assert failed.keys() == cut.keys() == {"image", "path", "error"}
 
 
 def test_names_and_classes_in_other_scripts(
