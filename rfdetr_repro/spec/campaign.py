@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .arch import SearchSpace
+from .backbones import backbone_named, space_for, with_backbone
 from .errors import InputError, nearest
 from .files import open_input
 from .presets import (
@@ -263,16 +264,19 @@ def from_scratch(chosen: Campaign) -> Campaign:
 def from_toml(path: Path) -> Campaign:
     """Reads a campaign from a TOML file.
 
-    ``base`` names the campaign that the file changes (default: embedded); every other key is a
-    field of :class:`Campaign` or of ``size``, and the tables [space], [train], [buffered] and
-    [sustained] change parts of the base. The table [pretraining] holds ``data`` and what [train]
-    takes. Absent keys come from the base. Raises :class:`InputError` for unknown keys.
+    ``base`` names the campaign that the file changes (default: embedded). ``backbone`` names a
+    backbone of :mod:`.backbones` in place of the size's own; it starts from random weights unless
+    ``weights`` are given. Every other key is a field of :class:`Campaign` or ``size``, and the
+    tables [space], [train], [buffered] and [sustained] change parts of the base. The table
+    [pretraining] holds ``data`` and what [train] takes. Absent keys come from the base. Raises
+    :class:`InputError` for unknown keys.
     """
     fields = _toml(path)
     base = CAMPAIGNS[choose(fields.pop("base", "embedded"), CAMPAIGNS, "base campaign", path)]
     _check_kinds(fields, path)
+    backbone = fields.pop("backbone", None)
     # keys that the base's own departures describe
-    described = {"data", "train", "size", "pretraining"} & set(fields)
+    described = {"data", "train", "size", "pretraining"} & set(fields) or backbone
     changes: dict[str, Any] = {
         "name": plain_name(fields.pop("name", path.stem), "the campaign's name", path)
     }
@@ -295,9 +299,23 @@ def from_toml(path: Path) -> Campaign:
     if "data" in changes and "title" not in fields:
         changes["title"] = f"Weight-sharing search on {changes['data'].name}"
     try:
-        return _changed(replace(base, **changes), fields, path)
+        made = _changed(replace(base, **changes), fields, path)
+        if backbone is None:
+            return made
+        return _with_backbone(made, backbone, keeps_weights="weights" in changes)
     except InputError as error:
         raise error.at(path) from error
+
+
+def _with_backbone(chosen: Campaign, name: str, keeps_weights: bool) -> Campaign:
+    """The campaign with another backbone, and with the part of its space that the backbone runs,
+    which its departures state; without weights of its base, which have a backbone of their own.
+    """
+    row, _ = with_backbone(chosen.preset, backbone_named(name))
+    space, told = space_for(chosen.space, row.model.backbone)
+    departures = (*chosen.departures, *([told] if told else []))
+    found = replace(chosen, preset=row, space=space, departures=departures)
+    return found if keeps_weights else from_scratch(found)
 
 
 def _check_ms(latency: Any, what: str, hint: str) -> None:
@@ -321,7 +339,7 @@ def _check_kinds(fields: dict[str, Any], path: Path) -> None:
     for key in ("space", "train", "buffered", "sustained", "pretraining"):
         if not isinstance(fields.get(key, {}), dict):
             raise InputError(f"{key} is not a table", path, f"write [{key}] on a line of its own")
-    for key in ("data", "weights", "size"):
+    for key in ("data", "weights", "size", "backbone"):
         value = fields.get(key, "unset")
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise InputError(f"{key} = {value!r} is not a text", path)
