@@ -2,8 +2,9 @@
 weights: are the outputs with ``accelerate`` equal, and how much faster are the attention and the
 whole model? The package ``rfdetr`` takes part where it is installed.
 
-CPU time of one thread, plain and accelerated in turns, medians; ``attention`` is the largest call
-of the model, transformers' own function against the operator on the very tensors of that call.
+CPU time of one thread, plain and accelerated in turns, the best of the rounds; ``attention`` is the
+largest call of the model, transformers' own function against the operator on the very tensors of
+that call.
 Run: python -m benchmarks.studies.accelerated_models [FAMILY ...] [--pixels 512] [--rounds 3]
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -112,7 +112,7 @@ def largest_call(run: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 def cpu_ms(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU time of each call in ms, in turns of random order; one more round warms up."""
+    """Least CPU time of each call in ms, in turns of random order; one more round warms up."""
     order = random.Random(0)
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
@@ -120,7 +120,7 @@ def cpu_ms(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
             started = time.process_time()
             calls[name]()
             found[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(times[1:]) for name, times in found.items()}
+    return {name: min(times[1:]) for name, times in found.items()}
 
 
 def attention_ms(call: tuple[Any, ...], rounds: int) -> dict[str, float]:
@@ -162,24 +162,7 @@ def row(family: str, pixels: int, rounds: int) -> str:
     attention = attention_ms(call, 5 * rounds)
     with accelerate(model) as done:
         count = len(done.replaced)
-    # accelerated once for all rounds, as a user does: a second model of equal weights would cost
-    # memory, so the functions are exchanged between the timed calls
-    held: dict[str, Any] = {}
-
-    def timed(accelerated: bool) -> Callable[[], Any]:
-        def run() -> Any:
-            return model(**given)
-
-        def prepare() -> None:
-            if accelerated and "done" not in held:
-                held["done"] = accelerate(model)
-            elif not accelerated and "done" in held:
-                held.pop("done").undo()
-
-        run.prepare = prepare  # type: ignore[attr-defined]
-        return run
-
-    whole = exchanged_ms({"plain": timed(False), "ours": timed(True)}, rounds)
+    whole = whole_ms(model, plain, rounds)
     queries = call[2].shape[1]
     levels = "+".join(f"{height}x{width}" for height, width in call[1])
     return (
@@ -190,17 +173,21 @@ def row(family: str, pixels: int, rounds: int) -> str:
     )
 
 
-def exchanged_ms(calls: dict[str, Any], rounds: int) -> dict[str, float]:
-    """:func:`cpu_ms` of calls that are prepared outside the measured time."""
+def whole_ms(model: Any, run: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """:func:`cpu_ms` of ``run``, which calls ``model``, without and with the operator, which is
+    put in and taken out between the timed calls: a second model would cost memory.
+    """
     order = random.Random(0)
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list[float]] = {"plain": [], "ours": []}
     for _ in range(rounds + 1):
-        for name in order.sample(list(calls), len(calls)):
-            calls[name].prepare()
+        for name in order.sample(list(found), len(found)):
+            done = accelerate(model) if name == "ours" else None
             started = time.process_time()
-            calls[name]()
+            run()
             found[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(times[1:]) for name, times in found.items()}
+            if done is not None:
+                done.undo()
+    return {name: min(times[1:]) for name, times in found.items()}
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """Masks of the image's size from mask logits: the post-processing of the package ``rfdetr`` against
 this project's, on the same logits, for the detections that a threshold keeps.
 
-CPU time of one thread in turns, medians, in ms. ``rfdetr`` must be installed; the masks are also
-compared pixel by pixel. Run: python -m benchmarks.studies.upstream_masks [--rounds 5]
+CPU time of one thread in turns, the best of the rounds, in ms. ``rfdetr`` must be installed; the
+masks are also compared pixel by pixel.
+
+Run: python -m benchmarks.studies.upstream_masks [--rounds 5]
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ results = [
     package.ms_deform_attn(value, [(2, 2)], locations, weights)
     for package in (rfdetr_ops, rfdetr_repro.ops)
 ]
-assert torch.equal(*results)
+torch.testing.assert_close(*results)  # compiled with other flags
 assert rfdetr_ops.LIBRARY != rfdetr_repro.ops.LIBRARY
 print("rfdetr" in dir(torch.ops), "rfdetr_ops" in dir(torch.ops))
 """
