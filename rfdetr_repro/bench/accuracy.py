@@ -20,7 +20,7 @@ from rfdetr_repro.evaluation.tiles import Part, Tiling, Window, detect_in_tiles
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import Accuracy
 from rfdetr_repro.runtime.predictors import FilePredictor, run_on, run_on_all
-from rfdetr_repro.runtime.session import Detections, Session
+from rfdetr_repro.runtime.session import Detections, OrtSession, Session
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import UNUSED
 
@@ -218,3 +218,28 @@ def accuracy_of(
     digest = session.artifact_id.sha256
     boxes = measured(evaluator, detections, "bbox", digest)
     return boxes, measured(evaluator, detections, "segm", digest) if with_masks else None
+
+
+def ap_by_kind(
+    artifact: Artifact, split: CocoSplit, threads: int = 2
+) -> Callable[[Artifact], dict[str, float]]:
+    """A function that gives the AP of files of one model on ``split`` by ONNX Runtime: "boxes", and
+    "masks" where they can be measured -> fraction in 0..1.
+
+    Raises :class:`InputError`, at once, where the classes of ``artifact`` do not fit the split; the
+    function, where the split gives no AP.
+    """
+    label_map(artifact.manifest, split)
+
+    def score(file: Artifact) -> dict[str, float]:
+        boxes, masks = accuracy_of(OrtSession(file, threads), split)
+        kinds = {"boxes": boxes.ap, "masks": None if masks is None else masks.ap}
+        found = {kind: ap for kind, ap in kinds.items() if ap is not None}
+        if not found:
+            raise InputError(
+                f"the split {split.split} of {split.name} gives no AP",
+                hint="choose a split with objects",
+            )
+        return found
+
+    return score

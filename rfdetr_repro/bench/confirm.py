@@ -473,6 +473,7 @@ class _Cells:
             command=context.command,
             seed=context.seed,
             adoption=manifest.adoption or None,
+            quantised=manifest.quantised,
         )
 
 

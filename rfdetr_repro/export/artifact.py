@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.records.record import Cost, ModelId
+from rfdetr_repro.records.record import Cost, ModelId, Quantised
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.backbones import known_backbones
 from rfdetr_repro.spec.codec import decode
@@ -71,7 +71,8 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     params: int  # number of parameters of the deployed subnet
     flops: int  # 2 per multiply-add of matrix products and convolutions, one image
-    # "fp32", "fp16", or "not fp16" for an engine that should compute in float16 and mostly does not
+    # "fp32", "fp16", "int8" (see `quantised`), or "not fp16" for an engine that should compute in
+    # float16 and mostly does not
     precision: str = "fp32"
     # or "torch" (export/torch.py), or an engine's backend (export/tensorrt/engine.py)
     format: str = "onnx"
@@ -87,14 +88,16 @@ class Manifest:
         None  # of an engine: the SHA-256 of the ONNX file that it was built from
     )
     build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
-    # fp16: reason -> nodes kept in float32
+    # fp16 and int8: reason -> nodes kept in float32
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # of an engine: precision -> number of layers that compute in this precision
+    # of an engine: precision -> number of layers that compute in this precision; of an INT8 file:
+    # precision -> number of products and convolutions
     census: dict[str, int] = field(default_factory=dict)
     # of an adopted file: how the file was read, see export/adopt/
     adoption: dict[str, str] = field(default_factory=dict)
     # number of images of every run, or "dynamic": any number, which is chosen in each run
     batch: int | str = 1
+    quantised: Quantised | None = None  # of an INT8 file
     schema: int = SCHEMA
 
     @property

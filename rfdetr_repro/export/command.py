@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.export.artifact import MOST_IMAGES, OPEN_BATCH
+from rfdetr_repro.export.int8.command import Calibrated, add_int8, given
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.export.tensorrt.command import add_batches
 from rfdetr_repro.spec.arguments import (
@@ -27,7 +28,7 @@ from rfdetr_repro.spec.arguments import (
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.presets import parse_arch
-from rfdetr_repro.spec.protocol import PRECISIONS
+from rfdetr_repro.spec.protocol import FILE_PRECISIONS
 from rfdetr_repro.spec.resize_rules import describe
 from rfdetr_repro.spec.unfinished import temporary_folder
 
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
             "export --model runs/mine --arch r128-p16-w1-d2-q25 --out model.onnx",
             "export --model FILE.pth --size nano --out nano-fp16.onnx --precision fp16",
             "export --model FILE.pth --size nano --out nano.onnx --batch dynamic",
+            "export --model runs/mine --out model-int8.onnx --precision int8 --data DIR",
         ),
     )
     add = arguments.add_argument
@@ -74,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         default="fp32",
-        type=precision,
-        choices=PRECISIONS,
-        help="number format of the weights and activations",
+        choices=FILE_PRECISIONS,
+        help="number format of the weights and activations; int8 is calibrated on the train split "
+        "of --data, and keeps the products in float32 that a measured audit names",
     )
     add(
         "--to",
@@ -88,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add_batches(arguments)
     add_float16_audit(arguments)
     add_antialias(arguments)
+    add_int8(arguments)
     add("--name", type=label, help="name of the model in reports (default: rfdetr-ARCH)")
     return arguments
 
@@ -100,13 +103,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.to = args.to or _format(args.out)
     _check(args)
     asked = None if args.arch is None else parse_arch(args.arch)
+    data = Calibrated(args) if args.precision == "int8" else None
     from .deployed import FileFacts, loaded_weights
 
     facts = FileFacts(args.size, labels_given(args.labels), asked, args.shape, args.antialias)
     found = loaded_weights(args.model, facts)
     named = args.out.suffix.lower() == ".engine"
     out = args.out.with_suffix(".onnx") if named else args.out
-    artifact = _written(found.detector, out, found.meta(args.name), args)
+    artifact = _written(found.detector, out, found.meta(args.name), args, data)
     made = artifact.manifest
     print(
         f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  "
@@ -131,17 +135,35 @@ def _check(args: argparse.Namespace) -> None:
     _check_suffix(args.out, args.to)
     if args.batches and (args.batch != OPEN_BATCH or not args.to.startswith("tensorrt")):
         raise InputError("--batches belongs to an engine of --batch dynamic")
-    if args.precision == "fp32" and (args.audit_images or args.islands):
-        raise InputError("--audit-images and --islands belong to --precision fp16")
-    if args.to == "torch" and args.precision == "fp16":
+    if args.precision == "fp32" and args.islands:
+        raise InputError("--islands belongs to --precision fp16 and int8")
+    if args.precision != "fp16" and args.audit_images:
+        raise InputError("--audit-images belongs to --precision fp16")
+    if args.precision != "int8" and (stray := given(args)):
+        raise InputError(f"only an export with --precision int8 takes {' and '.join(stray)}")
+    if args.to == "torch" and args.precision != "fp32":
         raise InputError(
-            "an artifact for PyTorch is always in float32", hint="use --to onnx for fp16"
+            "an artifact for PyTorch is always in float32",
+            hint=f"use --to onnx for {args.precision}",
+        )
+    if args.to.startswith("tensorrt") and args.precision == "int8":
+        raise InputError(
+            "engines are not built from INT8 files, whose activations have a zero point that "
+            "TensorRT does not take",
+            args.out,
+            "use --precision fp16, or --to onnx",
         )
     if args.to.startswith("tensorrt"):
         tensorrt.target(args.to)
 
 
-def _written(subnet: Detector, out: Path, meta: ArtifactMeta, args: argparse.Namespace) -> Artifact:
+def _written(
+    subnet: Detector,
+    out: Path,
+    meta: ArtifactMeta,
+    args: argparse.Namespace,
+    data: Calibrated | None,
+) -> Artifact:
     """The ONNX file, or the file for PyTorch, in the precision and for the batch of ``args``."""
     from rfdetr_repro.export.onnx.exporter import export_onnx
 
@@ -153,6 +175,8 @@ def _written(subnet: Detector, out: Path, meta: ArtifactMeta, args: argparse.Nam
         return export(subnet, out, meta=meta, batch=args.batch)
     with temporary_folder() as folder:  # the audit runs the float32 graph
         wide = export_onnx(subnet, Path(folder, "fp32.onnx"), meta=meta, batch=args.batch)
+        if data is not None:
+            return data.convert(wide, out, args.islands)
         artifact = audited_half(wide, out, pictures=args.audit_images, islands=args.islands)
     print(summary(artifact))
     return artifact
@@ -168,14 +192,6 @@ def _images(batch: int | str) -> str:
 def batch_of(text: str) -> int | str:
     """The type of --batch: a number of images, or "dynamic"."""
     return OPEN_BATCH if text.strip().lower() == OPEN_BATCH else whole(1, MOST_IMAGES)(text)
-
-
-def precision(text: str) -> str:
-    """The type of --precision, which explains why there is no INT8."""
-    if text.lower() in ("int8", "i8", "uint8", "w8a8"):
-        known = " or ".join(PRECISIONS)
-        raise InputError("models are not exported in INT8", "--precision", f"choose {known}")
-    return text
 
 
 def _format(out: Path) -> str:

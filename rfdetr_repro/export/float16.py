@@ -69,7 +69,7 @@ def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object =
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _inline_constants(copy.graph)
+    inline_constants(copy.graph)
     wiring = Wiring(copy.graph, _types(copy, where))
     reasons = find_islands(wiring, islands)
     opset = next(entry.version for entry in copy.opset_import if entry.domain in ("", "ai.onnx"))
@@ -81,7 +81,7 @@ def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object =
     return Half(copy, {reason: tuple(names) for reason, names in sorted(named.items())})
 
 
-def _inline_constants(graph: onnx.GraphProto) -> None:
+def inline_constants(graph: onnx.GraphProto) -> None:
     """Turns Constant nodes into initializers, so that each constant can be stored in the type that
     its readers need.
     """

@@ -50,9 +50,34 @@ class ArtifactId:
     sha256: str  # of the file that ran (engine or ONNX)
     onnx_sha256: str
     runtime: str  # "onnxruntime-cpu", "tensorrt", ...
-    precision: str  # "fp32", "fp16"
+    precision: str  # "fp32", "fp16", "int8", or "bf16" where a runtime computes so
     size_bytes: int
     options: str = ""  # build and session options that change what runs
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What became INT8 in a file, and what the file was calibrated on.
+
+    Products are matrix products; products and convolutions count the nodes of the float32 graph.
+    """
+
+    products_int8: int
+    products: int
+    convolutions_int8: int
+    convolutions: int
+    flops_share: float  # of the operations of products and convolutions, 0..1, that became INT8
+    calibration_sha256: str  # over identities and pixels of the calibration images
+    calibration_images: int
+    kernels: int | None = None  # integer nodes after the runtime's own optimisation
+
+    @property
+    def told(self) -> str:
+        """What became INT8, like "47 of 47 products and 12 of 12 convolutions, 93 % of FLOPs"."""
+        return (
+            f"{self.products_int8} of {self.products} products and {self.convolutions_int8} of "
+            f"{self.convolutions} convolutions, {100 * self.flops_share:.0f} % of FLOPs"
+        )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from .parts import (
     ModelId,
     Paced,
     Published,
+    Quantised,
     Resampled,
 )
 
@@ -64,6 +65,7 @@ __all__ = [
     "ModelId",
     "Paced",
     "Published",
+    "Quantised",
     "Record",
     "Resampled",
     "ScoredRecord",
@@ -181,6 +183,7 @@ class Record:
     parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
     # of another project's file: form, boxes, resize rule, normalisation and classes as interpreted
     adoption: dict[str, str] | None = None
+    quantised: Quantised | None = None  # of an INT8 file: what became INT8
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
     unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)

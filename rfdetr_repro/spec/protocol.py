@@ -42,7 +42,8 @@ REAL = {
     "settle_s": (0, _LONGEST_S),
     "spin_ms": (0, 1e6),
 }
-PRECISIONS = ("fp32", "fp16")  # that files are exported and engines are built in
+PRECISIONS = ("fp32", "fp16")  # that engines are built in and searches measure
+FILE_PRECISIONS = (*PRECISIONS, "int8")  # that files are exported in
 MODES = ("buffered", "sustained")  # modes that a campaign measures
 QUANTILES = ("median", "p90", "p95", "p99")  # statistics of a latency that can have a ceiling
 PAPER_WAIT_MS = 200.0

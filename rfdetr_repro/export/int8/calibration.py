@@ -1,0 +1,74 @@
+"""The calibration set: which training images the ranges of the activations come from.
+
+The images are drawn by a seed and named by a digest over their identities and pixels, so that the
+manifest tells whether two files were calibrated on the same images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.network_input import network_input
+from rfdetr_repro.export.artifact import Manifest
+from rfdetr_repro.spec.errors import InputError
+
+Array = np.ndarray[Any, Any]
+IMAGES = 64
+MOST_IMAGES = 100_000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Images of a split, by their places in it, in rising order."""
+
+    split: CocoSplit
+    places: tuple[int, ...]
+    seed: int
+    sha256: str  # 64 hexadecimal digits over identities, sizes and pixels
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def feeds(self, manifest: Manifest, most: int | None = None) -> Iterator[dict[str, Array]]:
+        """Inputs of the artifact with this ``manifest``, made one at a time: the input's name ->
+        float32 (B, 3, H, W) in 0..1, resized by the manifest's rule.
+
+        ``most``: number of images at most. The first images fill up the last batch.
+        """
+        batch = manifest.images_per_run
+        places = self.places[:most]
+        for start in range(0, len(places), batch):
+            chosen = [
+                self.split.load_image(places[index % len(places)])
+                for index in range(start, start + batch)
+            ]
+            images = network_input(chosen, manifest.input_hw, manifest.resize)
+            yield {manifest.inputs[0].name: images}
+
+
+def calibration_set(split: CocoSplit, count: int = IMAGES, seed: int = SEED) -> CalibrationSet:
+    """``count`` different images of ``split`` drawn by ``seed``, or all where there are fewer.
+
+    Raises :class:`InputError` for a split without images.
+    """
+    if not len(split):
+        raise InputError(
+            f"the split {split.split} of {split.name} holds no image to calibrate on",
+            hint="give data with training images",
+        )
+    random = np.random.default_rng(seed)
+    drawn = random.choice(len(split), size=min(count, len(split)), replace=False)
+    places = tuple(int(place) for place in np.sort(drawn))
+    digest = hashlib.sha256()
+    for place in places:
+        pixels = np.ascontiguousarray(split.load_image(place))
+        digest.update(f"{split.images[place].id} {pixels.shape}\n".encode())
+        digest.update(pixels.tobytes())
+    return CalibrationSet(split, places, seed, digest.hexdigest())
