@@ -16,6 +16,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import BACKENDS, WITH_GRAPH
 from rfdetr_repro.spec.ranges import choose
 
+from .bfloat16 import BFLOAT16, RUNTIMES
 from .session import OrtSession, Session
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def open_session(
             f"the backend {backend} cannot replay a CUDA graph",
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave the CUDA graph out",
         )
+    _check_precision(artifact, backend)
     log.debug(
         f"{artifact.path} opens on {backend}: {threads} threads"
         + (", a captured CUDA graph" if cuda_graph else "")
@@ -89,6 +91,19 @@ def open_session(
 
         artifact = build_engine(artifact, backend, artifact.path.parent, BuildOptions(build=build))
     return session(artifact, backend, cuda_graph=cuda_graph, threads=threads)
+
+
+def _check_precision(artifact: Artifact, backend: str) -> None:
+    """Raises :class:`InputError` for a backend that would compute an INT8 file, or a file that is
+    to be run in bfloat16, in another precision.
+    """
+    precision = artifact.manifest.precision
+    if precision in ("int8", BFLOAT16) and backend not in RUNTIMES:
+        raise InputError(
+            f"the backend {backend} does not compute this file in {precision}",
+            artifact.path,
+            f"choose {' or '.join(RUNTIMES)}, or another precision",
+        )
 
 
 def _class(module: str, name: str) -> Any:

@@ -1,4 +1,5 @@
-"""OpenVINO on the CPU (the extra ``openvino``), in float32 unless the file itself is in float16.
+"""OpenVINO on the CPU (the extra ``openvino``), in float32 unless the file itself is in float16 or
+INT8, or bfloat16 is asked for.
 
 By default, OpenVINO computes a float32 file in bfloat16 where the processor supports it
 (benchmark protocol section 6). The session therefore sets the precision, reads it back, and
@@ -21,6 +22,7 @@ from rfdetr_repro.export.contract import (
 )
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 
+from .bfloat16 import BFLOAT16
 from .session import Detections, Session, identity_of
 
 try:
@@ -47,14 +49,21 @@ _HALF = {"f16", "bf16"}  # half precisions that OpenVINO may choose for a float3
 class OpenVinoSession(Session):
     """OpenVINO with one stream, the latency hint and ``threads`` threads."""
 
-    def __init__(self, artifact: Artifact, threads: int = 2, *, precision: str = "f32") -> None:
+    def __init__(
+        self, artifact: Artifact, threads: int = 2, *, precision: str | None = None
+    ) -> None:
         """Compiles the model of ``artifact`` and checks what the compiled model reports.
 
-        ``precision``: the value of INFERENCE_PRECISION_HINT. Raises :class:`InputError` for a file
-        that OpenVINO cannot load, :class:`StatedFailure` if a property or a node's precision is not
-        the one that was set.
+        ``precision``: the value of INFERENCE_PRECISION_HINT; None: "bf16" for an artifact that is
+        to be run in bfloat16, else "f32". Raises :class:`InputError` for a file that OpenVINO
+        cannot load and for a precision that this processor does not have, :class:`StatedFailure` if
+        a property or a node's precision is not the one that was set.
         """
         self.manifest = artifact.manifest
+        wanted_precision = artifact.manifest.precision
+        _check_capability(wanted_precision)
+        if precision is None:
+            precision = "bf16" if wanted_precision == BFLOAT16 else "f32"
         content = content_of(artifact, "onnx")
         wanted = {
             "INFERENCE_PRECISION_HINT": precision,
@@ -77,6 +86,7 @@ class OpenVinoSession(Session):
             ) from error
         self._check_properties(wanted)
         self._check_precision({precision, *_precisions(model)})
+        self._check_used(wanted_precision)
         self._request = self._compiled.create_infer_request()
         self._bound: Any = None
         chosen = f"precision={precision} hint=LATENCY streams=1 openvino={openvino.__version__}"
@@ -105,6 +115,14 @@ class OpenVinoSession(Session):
                 f"OpenVINO computes {self.manifest.model.name} in half precision: nodes {counts}"
             )
 
+    def _check_used(self, precision: str) -> None:
+        """Raises :class:`StatedFailure` if no node computes in the precision that was asked for."""
+        names = {BFLOAT16: {"bf16"}, "int8": {"i8", "u8"}}.get(precision)
+        if names is not None and not names & set(self.census()):
+            raise StatedFailure(
+                f"OpenVINO computes no node of {self.manifest.model.name} in {precision}"
+            )
+
     def census(self) -> Counter[str]:
         """Number of nodes of the compiled model by execution precision, in OpenVINO's names in
         lower case ("f32").
@@ -128,6 +146,18 @@ class OpenVinoSession(Session):
         count = len(self._compiled.outputs)
         return Detections.of(
             [self._request.get_output_tensor(index).data.copy() for index in range(count)]
+        )
+
+
+def _check_capability(precision: str) -> None:
+    """Raises :class:`InputError` unless OpenVINO has the precision on this processor."""
+    wanted = {BFLOAT16: "BF16", "int8": "INT8"}.get(precision)
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if wanted is not None and wanted not in known:
+        raise InputError(
+            f"OpenVINO does not compute in {precision} on this processor, only in "
+            f"{', '.join(known)}",
+            hint="choose --precision fp32",
         )
 
 

@@ -27,6 +27,8 @@ from rfdetr_repro.records.record import ArtifactId
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import option_of
 
+from .bfloat16 import BFLOAT16, ORT_OPTION, check_onnxruntime
+
 Array = np.ndarray[Any, Any]
 
 # ONNX Runtime's type names that differ from numpy's
@@ -113,10 +115,15 @@ class OrtSession(Session):
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
         """Opens ``artifact`` with ``threads`` intra-op threads; raises :class:`InputError` if ONNX
-        Runtime cannot load the file.
+        Runtime cannot load the file, or does not have its precision on this processor.
         """
-        self._open(artifact, threads, ["CPUExecutionProvider"], {})
+        config = {}
+        if artifact.manifest.precision == BFLOAT16:
+            check_onnxruntime()
+            config = {ORT_OPTION: "1"}
+        self._open(artifact, threads, ["CPUExecutionProvider"], config)
         settings = f"threads={threads} graph=all ort={onnxruntime.__version__}"
+        settings += " gemm=bf16" if config else ""
         self.artifact_id = identity_of(artifact, "onnxruntime-cpu", settings)
         self._feed: dict[str, Array] = {}
         self._outputs: list[Array] = []

@@ -44,6 +44,10 @@ REAL = {
 }
 PRECISIONS = ("fp32", "fp16")  # that engines are built in and searches measure
 FILE_PRECISIONS = (*PRECISIONS, "int8")  # that files are exported in
+# that files are measured in: in bf16, a runtime computes a float32 file
+MEASURED_PRECISIONS = (*FILE_PRECISIONS, "bf16")
+# precision -> largest loss of AP against float32, in points, unless a command sets another
+AP_GATES = {"fp16": 0.3, "int8": 0.5, "bf16": 0.3}
 MODES = ("buffered", "sustained")  # modes that a campaign measures
 QUANTILES = ("median", "p90", "p95", "p99")  # statistics of a latency that can have a ceiling
 PAPER_WAIT_MS = 200.0

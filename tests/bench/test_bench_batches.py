@@ -60,7 +60,13 @@ def test_each_model_has_its_own_weights(weights: Path) -> None:
         (("--model", "x.onnx", "--batch", "2", "--protocol", "paced"), "arrive one at a time"),
         (("--model", "x.onnx", "--batch", "2", "--campaign", "table1"), "one image at a time"),
         (("--model", "x.onnx", "--quick", "--formal"), "--quick is for a first look"),
-        (("--model", "x.onnx", "--precision", "int8"), "precision"),
+        (("--model", "x.onnx", "--precision", "int4"), "precision"),
+        (("--model", "x.onnx", "--threads", "1,1"), "names a number of threads twice"),
+        (("--model", "x.onnx", "--threads", "all,all"), "names a number of threads twice"),
+        (("--model", "x.onnx", "--threads", "none"), "--threads"),
+        (("--model", "x.onnx", "--backend", "onnx"), "'onnx' is no runtime"),
+        (("--model", "x.onnx", "--backend", "openvino,openvino"), "twice"),
+        (("--model", "x.onnx", "--backend", "onnxruntime,tensorrt"), "and tensorrt alone"),
     ],
 )
 def test_what_does_not_go_together(arguments: tuple[str, ...], told: str, weights: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from samples_bench import FakeSession, fake_artifact
 
+from rfdetr_repro.bench.command import runtimes
 from rfdetr_repro.bench.command.run import main
 from rfdetr_repro.export import trial
 from rfdetr_repro.export.artifact import Artifact
@@ -37,6 +38,8 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(backends, "open_session", open_session)
     monkeypatch.setattr(backends, "check_backend", lambda backend: None)
+    # whatever else is installed here
+    monkeypatch.setattr(runtimes, "installed_on_cpu", lambda: ["onnxruntime"])
     monkeypatch.setattr(trial, "tried", lambda artifact: artifact)  # the files hold no models
 
 

@@ -77,7 +77,7 @@ def check_models(names: list[str], args: argparse.Namespace) -> None:
         models.model_id(name)  # an unknown one is an InputError
         known = entries().get(models.known_name(name))
         if known is not None and (reason := known.baseline.torch_only):
-            assert args.checkpoint is None and args.backend == "torch", f"{name}: {reason}"
+            assert args.checkpoint is None and args.backend == ["torch"], f"{name}: {reason}"
 
 
 def check(words: list[str]) -> None:
@@ -86,7 +86,7 @@ def check(words: list[str]) -> None:
     program = words[2].removeprefix("rfdetr_repro.")
     if program == "bench":
         arguments.check(args)
-        assert args.backend in BACKENDS
+        assert set(args.backend or ()) <= set(BACKENDS)
         check_models(arguments.names(args), args)
     elif program == "bench.costs":
         assert args.models == "paper"

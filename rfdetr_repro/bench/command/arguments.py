@@ -26,7 +26,9 @@ from rfdetr_repro.spec.arguments import (
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import LABELS_HELP
 from rfdetr_repro.spec.protocol import (
+    AP_GATES,
     BACKENDS,
+    MEASURED_PRECISIONS,
     PRECISIONS,
     REAL,
     WHOLE,
@@ -45,6 +47,7 @@ from .protocols import (
     modes_of,
 )
 from .protocols import protocols_of as protocols_of  # part of this module for its users
+from .runtimes import backends, first_backend, thread_counts
 
 Kind = TypeVar("Kind")
 FORMS = (
@@ -136,8 +139,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--precision",
         default="",
-        help="precisions to measure, fp32, fp16 or fp32,fp16; files are converted where needed "
-        "(default: the precision of each file)",
+        help=f"precisions to measure, one or several of {', '.join(MEASURED_PRECISIONS)}, such as "
+        "fp32,int8; files are converted where needed, to int8 by the train split of --data; in "
+        "bf16 the runtime computes a float32 file, where the processor can (default: the precision "
+        "of each file)",
     )
     add_wishes(
         parsed.add_argument_group(
@@ -190,9 +195,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--ap-gate",
         type=number(0, 100),
-        default=0.3,
-        help="largest loss of AP, in points, of the FP16 file against the FP32 file of the same "
-        "model; a larger loss gives exit code 1",
+        help="largest loss of AP, in points, against the float32 file of the same model; a larger "
+        "loss gives exit code 1 (default: "
+        + ", ".join(f"{points} for {name}" for name, points in AP_GATES.items())
+        + ")",
     )
     how = parsed.add_argument_group("how to measure")
     how.add_argument(
@@ -230,7 +236,12 @@ def parser() -> argparse.ArgumentParser:
         "device; host: from an encoded image to detections in pixels",
     )
     how.add_argument(
-        "--backend", default="onnxruntime", choices=BACKENDS, help="runtime that runs the files"
+        "--backend",
+        type=backends,
+        metavar="NAME,...",
+        help=f"runtime that runs the files: {', '.join(BACKENDS)}; or onnxruntime,openvino for "
+        "both, in turns (default: those of the two that are installed; onnxruntime with --campaign "
+        "and --models)",
     )
     how.add_argument(
         "--cuda-graph", choices=tuple(GRAPHS), nargs="?", const="on", default="off", help=_GRAPH
@@ -275,9 +286,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--twice", action=argparse.BooleanOptionalAction, default=None, help=_TWICE)
     how.add_argument(
         "--threads",
-        type=whole(*WHOLE["threads"]),
-        default=Protocol.threads,
-        help="number of intra-op threads of a CPU runtime",
+        type=thread_counts,
+        default=[Protocol.threads],
+        metavar="NUMBER,...",
+        help="numbers of intra-op threads of a CPU runtime, such as 1,2,all, measured one after "
+        f"another; all: one for every core that the process may use (default: {Protocol.threads})",
     )
     how.add_argument(
         "--samples",
@@ -363,9 +376,10 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(
             "nothing to measure", hint="give --model FILE..., --models NAME,... or --campaign NAME"
         )
-    if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
+    backend = first_backend(args)
+    if (args.spin_ms or args.flush_l2) and not uses_gpu(backend):
         raise InputError(
-            f"--spin-ms and --flush-l2 need a GPU, and the backend {args.backend} runs on the CPU",
+            f"--spin-ms and --flush-l2 need a GPU, and the backend {backend} runs on the CPU",
             hint="leave them out",
         )
     if args.spin_ms and "buffered" not in PROTOCOLS[modes_of(args)]:
@@ -392,10 +406,10 @@ def check(args: argparse.Namespace) -> None:
         )
     _check_extent(args)
     for precision in precisions(args):
-        choose(precision, PRECISIONS, "precision")
-    if args.cuda_graph != "off" and args.backend not in (*WITH_GRAPH, "torch"):
+        choose(precision, MEASURED_PRECISIONS, "precision")
+    if args.cuda_graph != "off" and backend not in (*WITH_GRAPH, "torch"):
         raise InputError(
-            f"the backend {args.backend} cannot replay a CUDA graph",
+            f"the backend {backend} cannot replay a CUDA graph",
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave --cuda-graph out",
         )
 
@@ -483,4 +497,4 @@ def split_names(text: str) -> list[str]:
 def precisions(args: argparse.Namespace) -> list[str]:
     """The requested precisions; an empty list stands for each file's own precision."""
     given = [part.strip() for part in args.precision.split(",") if part.strip()]
-    return given or (list(PRECISIONS) if args.campaign == "table1" else [])
+    return list(dict.fromkeys(given)) or (list(PRECISIONS) if args.campaign == "table1" else [])

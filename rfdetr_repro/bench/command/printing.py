@@ -11,6 +11,7 @@ from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.statistics import Verdict, compare_series
 from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.metrics import decimals, percent, share
+from rfdetr_repro.spec.protocol import AP_GATES
 
 # columns that a narrow terminal does without, in this order
 DISPENSABLE = (
@@ -30,6 +31,8 @@ DISPENSABLE = (
     "memory MB",
     "data",
 )
+# columns that a table has only where they tell rows apart, or are not the value given here
+COMMON = {"precision": "fp32", "runtime": "", "threads": ""}
 MEDIAN = "median ms (95 % CI in this session)"
 SHORTER = {MEDIAN: "median ms (95 % CI)"}  # titles on a terminal
 # characters of a name that stay on a terminal: beside intervals, and however narrow it is
@@ -38,6 +41,9 @@ LEAST_NAME = 10
 EARLIER = " *"  # after the name of a row that an earlier command measured
 HEADER = (
     "model",
+    "precision",
+    "runtime",
+    "threads",
     "data",
     "AP",
     "AP50",
@@ -76,9 +82,7 @@ def lines(
     """
     rows = [HEADER] + [_cells(name, record) for name, found in records.items() for record in found]
     kept = [
-        index
-        for index, column in enumerate(zip(*rows, strict=True))
-        if index < 1 or set(column[1:]) != {"-"}
+        index for index, column in enumerate(zip(*rows, strict=True)) if index < 1 or _tells(column)
     ]
     titles = list(failures or {})
     left_out: list[str] = []
@@ -92,6 +96,14 @@ def lines(
         note = f"left out on this narrow terminal: {', '.join(left_out)}; --wide prints them"
         found += textwrap.wrap(note, width or len(note))
     return found
+
+
+def _tells(column: Sequence[str]) -> bool:
+    """Whether a column, with its title first, says anything."""
+    values = set(column[1:])
+    if column[0] in COMMON and len(values) == 1:
+        return COMMON[column[0]] not in ("", *values)
+    return values != {"-"}
 
 
 def _narrowed(
@@ -171,6 +183,9 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
     artifact = measured.artifact
     return (
         name,
+        artifact.precision,
+        artifact.runtime,
+        str(protocol.threads),
         "-" if record.data is None else f"{record.data.name}/{record.data.split}",
         _percent(record.accuracy, "ap"),
         _percent(record.accuracy, "ap50"),
@@ -288,9 +303,9 @@ def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]
     samples in ``folder``.
     """
     output = []
-    for protocol in dict.fromkeys(
-        record.protocol for found in records.values() for record in found
-    ):
+    protocols = dict.fromkeys(record.protocol for found in records.values() for record in found)
+    counts = {protocol.threads for protocol in protocols if protocol is not None}
+    for protocol in protocols:
         rows = {name: _first(found, protocol) for name, found in records.items()}
         latencies = {
             name: record.latency for name, record in rows.items() if record and record.latency
@@ -298,7 +313,8 @@ def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]
         if len(latencies) < 2 or protocol is None:
             continue
         fastest = min(latencies, key=lambda name: latencies[name].median_ms)
-        output.append(f"{protocol.rhythm}:")
+        threads = f", {protocol.threads} threads" if len(counts) > 1 else ""
+        output.append(f"{protocol.rhythm}{threads}:")
         for name in latencies:
             if name != fastest:
                 output.append("  " + _against(name, fastest, latencies, folder))
@@ -325,10 +341,10 @@ def _against(name: str, other: str, latencies: Mapping[str, Latency], folder: Pa
 
 
 def gate(
-    records: Mapping[str, Sequence[Record]], limit_points: float
+    records: Mapping[str, Sequence[Record]], limit_points: float | None = None
 ) -> tuple[list[str], list[str]]:
-    """Compares FP16 with FP32 of each model and split: all lines, and the lines in which FP16 loses
-    more than ``limit_points`` AP.
+    """Compares every smaller precision with FP32, of each model, split and runtime: all lines, and
+    the lines of those that lose more than ``limit_points`` AP (None: the limits of AP_GATES).
     """
     scored: dict[tuple[object, ...], dict[str, float]] = {}
     for found in records.values():
@@ -339,20 +355,25 @@ def gate(
             if accuracy is not None and accuracy.ap is not None and record.artifact and record.data:
                 # several sizes share a name
                 shown = " ".join(filter(None, (record.model.name, record.model.size)))
-                key = (shown, record.data.name, record.data.split)
+                key = (shown, record.data.name, record.data.split, record.artifact.runtime)
                 scored.setdefault(key, {})[record.artifact.precision] = 100 * accuracy.ap
+    several = len({key[-1] for key in scored}) > 1
     output = []
     failed = []
-    for (name, *_), points in scored.items():
-        if {"fp32", "fp16"} <= set(points):
-            drop = points["fp32"] - points["fp16"]
-            line = (
-                f"{name}: FP16 {decimals(points['fp16'], 1)} AP, FP32 {decimals(points['fp32'], 1)}"
-            )
+    for (name, *_, runtime), points in scored.items():
+        if "fp32" not in points:
+            continue
+        where = f" on {runtime}" if several else ""
+        for precision, default in AP_GATES.items():
+            if precision not in points:
+                continue
+            limit = default if limit_points is None else limit_points
+            lost = points["fp32"] - points[precision] > limit
             output.append(
-                f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}"
+                f"{name}{where}: {precision.upper()} {decimals(points[precision], 1)} AP, FP32 "
+                f"{decimals(points['fp32'], 1)}, {'lost more than' if lost else 'within'} {limit:g}"
             )
-            failed += output[-1:] if drop > limit_points else []
+            failed += output[-1:] if lost else []
     return output, failed
 
 

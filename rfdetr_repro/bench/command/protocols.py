@@ -9,6 +9,8 @@ from rfdetr_repro.bench.gpu.device import uses_gpu
 from rfdetr_repro.paper.published import BUFFERS_MS
 from rfdetr_repro.spec.protocol import MODES, Protocol
 
+from .runtimes import first_backend
+
 # what --protocol takes -> modes
 PROTOCOLS = {
     "buffered": ("buffered",),
@@ -36,7 +38,13 @@ def modes_of(args: argparse.Namespace) -> str:
 
 
 def protocols_of(args: argparse.Namespace) -> list[Protocol]:
-    """One Protocol per mode, or, for the buffer sweep, one per wait."""
+    """For every number of threads, one Protocol per mode, or, for the buffer sweep, one per
+    wait.
+    """
+    return [protocol for threads in args.threads for protocol in _of_threads(args, threads)]
+
+
+def _of_threads(args: argparse.Namespace, threads: int) -> list[Protocol]:
     usual = QUICK_SAMPLES if args.quick else 200 if args.formal else Protocol.min_samples
     samples = args.samples or usual
     most = samples if args.quick else max(samples, Protocol.max_samples)
@@ -49,7 +57,7 @@ def protocols_of(args: argparse.Namespace) -> list[Protocol]:
         max_samples=samples if args.formal else most,
         timeout_s=max(Protocol.timeout_s, 3 * wait_s),
         builds=max(builds, BUILDS) if args.formal else builds,
-        threads=args.threads,
+        threads=threads,
         spin_ms=args.spin_ms,
         flush_l2=args.flush_l2,
         quick=args.quick,
@@ -76,10 +84,9 @@ def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
     if mode != "buffered":
         base = replace(base, spin_ms=0.0)  # without a wait there is no time to spin
     if mode == "sustained":
-        usual_s = QUICK_S if args.quick else LONG_S
-        wanted = (
-            args.seconds if args.seconds is not None else usual_s if uses_gpu(args.backend) else 0.0
-        )
+        long_s = QUICK_S if args.quick else LONG_S
+        usual_s = long_s if uses_gpu(first_backend(args)) else 0.0
+        wanted = usual_s if args.seconds is None else args.seconds
         seconds = max(wanted, FORMAL_S) if args.formal else wanted
         limit_s = max(Protocol.timeout_s, 2 * seconds)
         return replace(

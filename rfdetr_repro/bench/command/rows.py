@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,9 +23,11 @@ from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.model_source import FAMILY, SHIPPED, ModelSource, size_named
+from rfdetr_repro.spec.protocol import AP_GATES, Protocol
 from rfdetr_repro.spec.ranges import plain_name
 
 from .arguments import GRAPHS, files_of, models_of, names, precisions, split_names
+from .runtimes import backends_of, first_backend
 
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Row
@@ -76,9 +79,7 @@ def artifacts_of(
             continue
         for precision in precisions(args) or [artifact.manifest.precision]:
             try:
-                found.append(
-                    _in_precision(artifact, precision, Path(args.out).parent / precision, splits)
-                )
+                found.append(_in_precision(artifact, precision, args, splits))
             except (InputError, StatedFailure) as error:
                 failures[f"{artifact.manifest.model.name} {precision}"] = error
     return found, failures
@@ -159,10 +160,15 @@ def _hint_of_batch(artifact: Artifact) -> str:
 
 
 def rows_of(
-    artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace
+    artifacts: Sequence[Artifact],
+    splits: Sequence[CocoSplit],
+    args: argparse.Namespace,
+    threads: int = Protocol.threads,
 ) -> dict[str, Row]:
-    """Rows by printed name; raises :class:`InputError` for two files with the same name and
-    precision, whose Records would replace each other.
+    """Rows by printed name, a row for every runtime; ``threads``: of the CPU runtimes.
+
+    Raises :class:`InputError` for two files with the same name and precision, whose Records would
+    replace each other.
     """
     from rfdetr_repro.bench.confirm import Row
 
@@ -175,13 +181,16 @@ def rows_of(
         for title, artifact in zip(titles, artifacts, strict=True)
     ]
     graphs = GRAPHS[args.cuda_graph]
+    backends = backends_of(args)
     for artifact, name in zip(artifacts, stems, strict=True):
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
         trained = artifact.manifest.model.weights != "random"
         if splits and not trained:
             log.info(f"{label} has random weights, so only latency is measured")
-        for graph in graphs:
-            row = label if len(graphs) == 1 else f"{label} {'CUDA graph' if graph else 'launches'}"
+        for backend, graph in itertools.product(backends, graphs):
+            row = label if len(backends) == 1 else f"{label} {backend}"
+            if len(graphs) > 1:
+                row += " CUDA graph" if graph else " launches"
             if row in rows:
                 raise InputError(
                     f"two models have the name {label!r}: {rows[row].artifact.path} and "
@@ -189,7 +198,9 @@ def rows_of(
                     hint="rename one of the files",
                 )
             rows[row] = Row(
-                artifact, _opener(artifact, args, graph), tuple(splits) if trained else ()
+                artifact,
+                _opener(artifact, args, graph, threads, backend),
+                tuple(splits) if trained else (),
             )
     return rows
 
@@ -221,13 +232,19 @@ def read_data(args: argparse.Namespace) -> list[CocoSplit]:
     return found
 
 
-def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callable[[int], Any]:
+def _opener(
+    artifact: Artifact,
+    args: argparse.Namespace,
+    graph: bool,
+    threads: int,
+    backend: str,
+) -> Callable[[int], Any]:
     from rfdetr_repro.bench.gpu.device import uses_gpu
     from rfdetr_repro.runtime.backends import open_session
 
     def open_build(build: int) -> Any:
         if artifact.manifest.format == "module":
-            if args.backend != "torch":
+            if backend != "torch":
                 name = _title(artifact)
                 star = artifact.manifest.packages["star"]
                 raise InputError(
@@ -241,22 +258,23 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
                 )
             from rfdetr_repro.bench.starred import ModuleSession
 
-            return ModuleSession(artifact, args.threads)
+            return ModuleSession(artifact, threads)
         options: dict[str, Any] = {"cuda_graph": True} if graph else {}
-        if build and uses_gpu(args.backend):
+        if build and uses_gpu(backend):
             options["build"] = build
-        return open_session(artifact, backend_of(args, graph), threads=args.threads, **options)
+        name = with_graph_setting(args, backend, graph)
+        return open_session(artifact, name, threads=threads, **options)
 
     return open_build
 
 
-def backend_of(args: argparse.Namespace, graph: bool) -> str:
+def with_graph_setting(args: argparse.Namespace, backend: str, graph: bool) -> str:
     """The backend for a CUDA graph setting: ``torch`` with and without a CUDA graph are two
     backends, and with ``both`` either name stands for the pair.
     """
-    if args.cuda_graph == "both" and args.backend in ("torch", "torch-graph"):
+    if args.cuda_graph == "both" and backend in ("torch", "torch-graph"):
         return "torch-graph" if graph else "torch"
-    return str(args.backend)
+    return backend
 
 
 def _file(
@@ -296,7 +314,7 @@ def _own_or_adopted(
             "give an ONNX file, such as one that python -m rfdetr_repro.export wrote",
         )
     if source.kind in ("size", "weights"):
-        to = "torch" if args.backend.startswith("torch") else "onnx"
+        to = "torch" if first_backend(args).startswith("torch") else "onnx"
         facts = FileFacts(labels=labels_given(args.labels))
         return deployed(source, target.parent.parent / "models", to=to, facts=facts)
     path = source.place
@@ -326,6 +344,7 @@ def _adopted(
     from rfdetr_repro.export.onnx.nms import Nms
     from rfdetr_repro.export.trial import tried
 
+    backend = first_backend(args)
     made = adopt(
         path,
         target,
@@ -344,15 +363,17 @@ def _adopted(
             args.nms_candidates,
             multi_label=args.multi_label,
             inject=args.inject,
-            kind=suppression_of(args.backend),
+            kind=suppression_of(backend),
         ),
         pictures=_pictures(splits),
     )
     tried(made)
-    if not args.backend.startswith("tensorrt"):
+    if not backend.startswith("tensorrt"):
         height, width = made.manifest.input_hw
         graph = GRAPHS[args.cuda_graph][0]
-        _opener(made, args, graph)(0).run(np.zeros((1, 3, height, width), dtype=np.float32))
+        _opener(made, args, graph, args.threads[0], backend)(0).run(
+            np.zeros((1, 3, height, width), dtype=np.float32)
+        )
     return made
 
 
@@ -393,8 +414,9 @@ def _model(
     batch: int = 1,
 ) -> Artifact:
     folder = Path(args.out).parent / "models"
-    how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
-    if suppression_of(args.backend) == "static":
+    backend = first_backend(args)
+    how = {"to": "torch" if backend.startswith("torch") else "onnx", "inject": args.inject}
+    if suppression_of(backend) == "static":
         how["suppression"] = "static"
     if batch != 1:
         how["to"] = f"{how['to']} {batch}"
@@ -418,25 +440,43 @@ def _model(
 
 
 def _in_precision(
-    artifact: Artifact, precision: str, folder: Path, splits: Sequence[CocoSplit]
+    artifact: Artifact, precision: str, args: argparse.Namespace, splits: Sequence[CocoSplit]
 ) -> Artifact:
-    """The artifact itself, or its float16 form in ``folder``, made once, with float32 islands from
-    a range audit on the data or on noise.
+    """The artifact in ``precision``: itself, to be computed in bfloat16, or converted once into a
+    folder next to the store that is named after the precision.
     """
     if artifact.manifest.precision == precision:
         return artifact
-    if precision != "fp16":
+    if artifact.manifest.precision != "fp32":
         raise InputError(
             f"a file in {artifact.manifest.precision} cannot be converted to {precision}",
             artifact.path,
             "give the FP32 file",
         )
+    if precision == "bf16":
+        from rfdetr_repro.runtime.bfloat16 import in_bfloat16
+
+        return in_bfloat16(artifact)
     from rfdetr_repro.export.artifact import load_artifact
 
+    convert = {"fp16": _in_float16, "int8": _in_int8}.get(precision)
+    if convert is None:
+        raise InputError(
+            f"a file in fp32 cannot be converted to {precision}",
+            artifact.path,
+            "give the FP32 file",
+        )
     names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
-    path = folder / f"{'-'.join(names)}.onnx"
+    path = Path(args.out).parent / precision / f"{'-'.join(names)}.onnx"
     if path.is_file() and has_manifest(path):
         return load_artifact(path)
+    return convert(artifact, path, args, splits)
+
+
+def _in_float16(
+    artifact: Artifact, path: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
+) -> Artifact:
+    """The float16 form, with float32 islands from a range audit on the data or on noise."""
     try:
         half = importlib.import_module("rfdetr_repro.export.half")
     except ImportError as error:
@@ -448,3 +488,32 @@ def _in_precision(
     return half.audited_half(
         artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)]
     )
+
+
+def _in_int8(
+    artifact: Artifact, path: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
+) -> Artifact:
+    """The INT8 form, calibrated on the train split of the data and gated on the first split that is
+    measured; random weights are calibrated on noise where there are no data.
+    """
+    from rfdetr_repro.bench.accuracy import ap_by_kind
+    from rfdetr_repro.data.coco import read_split
+    from rfdetr_repro.export.int8.calibration import Noise, calibration_set
+    from rfdetr_repro.export.int8.conversion import Gate, int8_artifact, summary
+
+    if artifact.manifest.model.weights == "random":
+        made = int8_artifact(artifact, path, Noise())
+    elif not splits:
+        raise InputError(
+            "INT8 needs training images to calibrate on, and a split to measure the loss of AP on",
+            artifact.path,
+            "give --data, or a file that was exported with --precision int8",
+        )
+    else:
+        points = AP_GATES["int8"] if args.ap_gate is None else args.ap_gate
+        split = splits[0]
+        gate = Gate(ap_by_kind(artifact, split), f"{split.name}/{split.split}", points)
+        made = int8_artifact(artifact, path, calibration_set(read_split(args.data, "train")), gate)
+    for line in summary(made).splitlines():
+        log.info(line)
+    return made

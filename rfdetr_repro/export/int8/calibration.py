@@ -7,9 +7,10 @@ manifest tells whether two files were calibrated on the same images.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,6 +37,15 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def told(self) -> str:
+        """The set in words, with its seed and digest."""
+        images = "1 image" if len(self) == 1 else f"{len(self)} images"
+        return (
+            f"{images} of {self.split.name}/{self.split.split}, seed {self.seed}, sha256 "
+            f"{self.sha256}"
+        )
+
     def feeds(self, manifest: Manifest, most: int | None = None) -> Iterator[dict[str, Array]]:
         """Inputs of the artifact with this ``manifest``, made one at a time: the input's name ->
         float32 (B, 3, H, W) in 0..1, resized by the manifest's rule.
@@ -51,6 +61,58 @@ class CalibrationSet:
             ]
             images = network_input(chosen, manifest.input_hw, manifest.resize)
             yield {manifest.inputs[0].name: images}
+
+
+class Calibration(Protocol):
+    """What the ranges of the activations are measured on: :class:`CalibrationSet` or
+    :class:`Noise`.
+    """
+
+    @property
+    def sha256(self) -> str:
+        """64 hexadecimal digits that name the images."""
+        ...
+
+    @property
+    def told(self) -> str:
+        """The images in words."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def feeds(self, manifest: Manifest, most: int | None = None) -> Iterator[dict[str, Array]]:
+        """Inputs of the artifact with this ``manifest``, for at most ``most`` images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise in 0..1, for models with random weights, whose latency alone is measured."""
+
+    count: int = 2
+    seed: int = SEED
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the rule that makes the noise."""
+        return hashlib.sha256(f"uniform noise {self.count} {self.seed}".encode()).hexdigest()
+
+    @property
+    def told(self) -> str:
+        """The noise in words."""
+        return f"{self.count} inputs of noise, seed {self.seed}, sha256 {self.sha256}"
+
+    def feeds(self, manifest: Manifest, most: int | None = None) -> Iterator[dict[str, Array]]:
+        """As :meth:`CalibrationSet.feeds`."""
+        random = np.random.default_rng(self.seed)
+        batch = manifest.images_per_run
+        count = self.count if most is None else min(most, self.count)
+        for _ in range(math.ceil(count / batch)):
+            shape = (batch, 3, *manifest.input_hw)
+            yield {manifest.inputs[0].name: random.random(shape, dtype=np.float32)}
 
 
 def calibration_set(split: CocoSplit, count: int = IMAGES, seed: int = SEED) -> CalibrationSet:

@@ -60,12 +60,12 @@ class Calibrated:
         """
         from rfdetr_repro.data.coco import read_split
 
-        if args.data is None and args.annotations is None:
+        source = source_of(args, SPLITS, needed=False)
+        if source is None:
             raise InputError(
                 "--precision int8 needs training images to calibrate on",
                 hint="give --data DIR, the data set that the model was trained on",
             )
-        source = source_of(args, SPLITS)
         self.points = DEFAULT_POINTS if args.ap_gate is None else args.ap_gate
         self.images = args.calibration_images or DEFAULT_IMAGES
         self.train = read_split(source, "train")

@@ -26,7 +26,7 @@ from rfdetr_repro.spec.metrics import decimals, percent
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .audit import Audit, Progress, Switched, audit
-from .calibration import CalibrationSet
+from .calibration import Calibration
 from .kernels import integer_kernels
 from .products import Product, asked_for, prepared, products_of
 from .quantizer import SETTINGS, Quantizer
@@ -75,7 +75,7 @@ class _Tried(NamedTuple):
 def int8_artifact(
     artifact: Artifact,
     path: str | Path,
-    calibration: CalibrationSet,
+    calibration: Calibration,
     gate: Gate | None = None,
     wishes: Wishes = Wishes(),
 ) -> Artifact:
@@ -143,7 +143,7 @@ class _Gated:
 class _Work:
     """The quantizer of one artifact with everything that its files have in common."""
 
-    def __init__(self, artifact: Artifact, calibration: CalibrationSet, wishes: Wishes) -> None:
+    def __init__(self, artifact: Artifact, calibration: Calibration, wishes: Wishes) -> None:
         self.artifact = artifact
         self.calibration = calibration
         self.wishes = wishes
@@ -209,7 +209,6 @@ class _Work:
     ) -> Manifest:
         before = self.artifact.manifest
         calibration = self.calibration
-        images = "1 image" if len(calibration) == 1 else f"{len(calibration)} images"
         audited = (
             "no: random weights"
             if found is None
@@ -220,8 +219,7 @@ class _Work:
             **before.build,
             **SETTINGS,
             "fp32_sha256": before.sha256,
-            "calibration": f"{images} of {calibration.split.name}/{calibration.split.split}, seed "
-            f"{calibration.seed}, sha256 {calibration.sha256}",
+            "calibration": calibration.told,
             "audit": audited,
         }
         return replace(
@@ -248,7 +246,7 @@ class _Work:
 
 
 def _census(
-    products: Sequence[Product], chosen: set[str], content: bytes, calibration: CalibrationSet
+    products: Sequence[Product], chosen: set[str], content: bytes, calibration: Calibration
 ) -> Quantised:
     convolutions = [product for product in products if product.is_convolution]
     whole = sum(product.flops for product in products)

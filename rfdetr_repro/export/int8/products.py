@@ -155,7 +155,7 @@ def _shapes(
     for value in model.graph.input:
         if value.name not in constants:
             sides = [side.dim_value for side in value.type.tensor_type.shape.dim]
-            given[value.name] = (batch, *sides[1:])
+            given[value.name] = (sides[0] or batch, *sides[1:])
     found = run_once(exposed.SerializeToString(), where, optimised=False, shapes=given)
     return {**given, **{output.name: output.shape for output in found}}
 

@@ -1,0 +1,62 @@
+"""The runtimes and the numbers of threads that a benchmark measures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+
+from rfdetr_repro.bench.machine import usable_cores
+from rfdetr_repro.spec.arguments import whole
+from rfdetr_repro.spec.protocol import BACKENDS, WHOLE
+
+ON_CPU = ("onnxruntime", "openvino")  # backends that run ONNX files on the CPU
+
+
+def backends(text: str) -> list[str]:
+    """The type of --backend: one runtime, or several that run ONNX files on the CPU."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        if name not in BACKENDS:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no runtime; choose from {', '.join(BACKENDS)}"
+            )
+    if not names or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names no runtime, or a runtime twice")
+    if len(names) > 1 and (odd := [name for name in names if name not in ON_CPU]):
+        raise argparse.ArgumentTypeError(
+            f"only {' and '.join(ON_CPU)} can be measured in turns, and {odd[0]} alone"
+        )
+    return names
+
+
+def thread_counts(text: str) -> list[int]:
+    """The type of --threads: different numbers of threads; "all" is the number of usable cores.
+
+    Numbers that "all" repeats are left out.
+    """
+    number_of = whole(*WHOLE["threads"])
+    given = [part.strip().lower() for part in text.split(",")]
+    counts = [usable_cores() if part == "all" else number_of(part) for part in given]
+    plain = [part for part in given if part != "all"]
+    if len({number_of(part) for part in plain}) < len(plain) or given.count("all") > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} names a number of threads twice")
+    return list(dict.fromkeys(counts))
+
+
+def backends_of(args: argparse.Namespace) -> list[str]:
+    """The runtimes to measure: those of --backend; without it, ONNX Runtime for a campaign, else
+    every installed runtime of ON_CPU.
+    """
+    if args.backend is not None:
+        return list(args.backend)
+    return [ON_CPU[0]] if args.campaign is not None else installed_on_cpu()
+
+
+def installed_on_cpu() -> list[str]:
+    """The installed runtimes of ON_CPU, ONNX Runtime first."""
+    return [name for name in ON_CPU if importlib.util.find_spec(name) is not None]
+
+
+def first_backend(args: argparse.Namespace) -> str:
+    """The runtime on which files of other programs are tried; all others run the same files."""
+    return backends_of(args)[0]
