@@ -143,7 +143,7 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "above 0 and at most 1" in refused(
         capsys, search.main, [*run, "--strategy", "race", "--first", "0"]
     )
-    assert "belong to --precision fp16" in refused(
+    assert "--islands belongs to --precision fp16 and int8" in refused(
         capsys, export.main, ["--checkpoint", str(file), "--out", "y.onnx", "--islands", "Exp"]
     )
     assert "unknown table" in refused(capsys, tables.main, ["--table", "99"]).lower()
