@@ -9,6 +9,7 @@ searches the compiled model for nodes that compute in another precision.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact, TensorSpec
@@ -43,6 +44,7 @@ _DTYPES |= {
     for kind, name in (("i", "int"), ("u", "uint"))
     for bits in (8, 16, 32, 64)
 }
+_PRODUCTS = {"FullyConnected", "MatMul", "Convolution", "Deconvolution"}  # types of layers
 _HALF = {"f16", "bf16"}  # half precisions that OpenVINO may choose for a float32 node
 
 
@@ -116,21 +118,31 @@ class OpenVinoSession(Session):
             )
 
     def _check_used(self, precision: str) -> None:
-        """Raises :class:`StatedFailure` if no node computes in the precision that was asked for."""
+        """Raises :class:`StatedFailure` if no product computes in the precision that was asked
+        for.
+        """
         names = {BFLOAT16: {"bf16"}, "int8": {"i8", "u8"}}.get(precision)
-        if names is not None and not names & set(self.census()):
+        if names is not None and not names & set(self.product_census()):
             raise StatedFailure(
-                f"OpenVINO computes no node of {self.manifest.model.name} in {precision}"
+                f"OpenVINO computes no product of {self.manifest.model.name} in {precision}"
             )
 
     def census(self) -> Counter[str]:
         """Number of nodes of the compiled model by execution precision, in OpenVINO's names in
         lower case ("f32").
         """
-        nodes = self._compiled.get_runtime_model().get_ops()
-        return Counter(
-            str(node.get_rt_info()["runtimePrecision"].astype(str)).lower() for node in nodes
-        )
+        return Counter(precision for _, precision in self._layers())
+
+    def product_census(self) -> Counter[str]:
+        """:meth:`census` of the matrix products and convolutions alone."""
+        return Counter(precision for kind, precision in self._layers() if kind in _PRODUCTS)
+
+    def _layers(self) -> Iterator[tuple[str, str]]:
+        """OpenVINO's type and precision of every node of the compiled model."""
+        for node in self._compiled.get_runtime_model().get_ops():
+            facts = node.get_rt_info()
+            precision = str(facts["runtimePrecision"].astype(str)).lower()
+            yield str(facts["layerType"].astype(str)), precision
 
     def bind(self, images: Array) -> None:
         """Binds float32 (B, 3, H, W) images without a copy: ``launch`` reads the array itself."""

@@ -205,7 +205,7 @@ def test_evaluate_bad_input(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--islands": "Add"}, "belong to --precision fp16"),
+        ({"--islands": "Add"}, "--islands belongs to --precision fp16 and int8"),
         (
             {"--precision": "fp16", "--to": "torch"},
             "writes a .safetensors file, and the file name in --out has .onnx",
