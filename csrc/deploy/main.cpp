@@ -45,13 +45,19 @@ struct Options {
   bool help = false;
 };
 
+// The shortest text that reads back as the same number.
+template <class Number>
+std::string text_of(Number value) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof text, value).ptr);
+}
+
 template <class Number>
 Number number_of(const std::string& option, const std::string& text, Number low, Number high) {
   Number value{};
   const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
   if (read.ec != std::errc() || read.ptr != text.data() + text.size() || !(value >= low && value <= high)) {
-    throw InputError(
-        "a number from " + std::to_string(low) + " to " + std::to_string(high) + " is needed, not " + json_text(text), option);
+    throw InputError("a number from " + text_of(low) + " to " + text_of(high) + " is needed, not " + json_text(text), option);
   }
   return value;
 }
@@ -118,12 +124,6 @@ void check_detections(const Detections& found, const Manifest& manifest, const s
                        model, "name all classes that the model was trained on");
     }
   }
-}
-
-// The shortest text that reads back as the same number.
-std::string text_of(float value) {
-  char text[32];
-  return std::string(text, std::to_chars(text, text + sizeof text, value).ptr);
 }
 
 // The objects of at least `threshold`, best first, as JSON.

@@ -196,8 +196,9 @@ inline std::filesystem::path manifest_path(const std::filesystem::path& model) {
 
 inline Manifest load_manifest(const std::filesystem::path& model) {
   std::error_code error;
-  if (!std::filesystem::exists(model, error)) {
-    throw InputError("the model does not exist", model.string(), "make the file with python -m rfdetr_repro.export");
+  if (!std::filesystem::is_regular_file(model, error)) {
+    throw InputError("the model does not exist, or is not a file", model.string(),
+                     "make the file with python -m rfdetr_repro.export");
   }
   const std::filesystem::path path = manifest_path(model);
   if (!std::filesystem::exists(path, error)) {

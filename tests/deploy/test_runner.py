@@ -42,6 +42,11 @@ from rfdetr_repro.spec.resize_rules import RULES
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "deploy"
 LIBRARY = Path(onnxruntime.__file__).parent / "capi"
+PROBE = """#include <charconv>
+#include <string_view>
+std::to_chars_result text(char* to, float value) { return std::to_chars(to, to + 32, value); }
+bool starts(std::string_view word) { return word.starts_with("a"); }
+"""  # what the sources need of the standard library
 THRESHOLD = 0.0  # all detections are compared
 pytestmark = pytest.mark.slow
 
@@ -50,8 +55,12 @@ def _missing() -> str:
     """Why the runner cannot be built here; empty where it can be built."""
     if shutil.which("cmake") is None:
         return "CMake is not installed"
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
         return "there is no C++ compiler"
+    command = [compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", "-"]
+    if subprocess.run(command, input=PROBE, text=True, capture_output=True).returncode != 0:
+        return "the C++ compiler lacks parts of C++20"
     if not list(LIBRARY.glob("libonnxruntime.so.*")):
         return "the onnxruntime package holds no libonnxruntime.so"
     return ""
@@ -80,7 +89,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     build = tmp_path_factory.mktemp("runner")
     configure = ["cmake", "-S", str(SOURCES), "-B", str(build), f"-DONNXRUNTIME_ROOT={LIBRARY}"]
     for command in (
-        [*configure, "-DCMAKE_CXX_FLAGS=-Werror", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"],
+        [*configure, "-DCMAKE_CXX_FLAGS_RELEASE=-O1"],
         ["cmake", "--build", str(build)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
