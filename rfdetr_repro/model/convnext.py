@@ -9,6 +9,8 @@ are no windows, and no table of positions.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -110,7 +112,7 @@ class ConvNeXt(Backbone):
         x = self.patch_norm(F.conv2d(images, kernel, self.patch_embed.bias, stride=side))
         maps = []
         for number in range(1, max(self.config.feature_stages) + 1):
-            stage = self.stages[number - 1]
+            stage = cast(ConvStage, self.stages[number - 1])
             if stage.halving is not None:
                 x = stage.halving(x)
             for block in stage.blocks:

@@ -157,11 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.processes,
     )
     comparison.check(contenders)
-    if data is None:
-        data = write_embedded(args.out / "data")
-    splits = read_splits(data)
+    source = write_embedded(args.out / "data") if data is None else data
+    splits = read_splits(source)
     if "val" not in splits:
-        raise InputError("the backbones are compared on a val split", data, "add a val split")
+        raise InputError("the backbones are compared on a val split", source, "add a val split")
     comparison = replace(comparison, splits=splits)
     results = []
     for result in comparison.run(contenders):
