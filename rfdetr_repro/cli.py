@@ -66,6 +66,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "train detectors that differ in the backbone alone, and compare them",
             "train.backbones_command",
         ),
+        "train-rival": _verb(
+            "train RF-DETR and rivals alike, and compare them at equal latency",
+            "rivals.command",
+            "rivals",
+        ),
         "slim": _verb(
             "store a trained model as a small float16 file", "train.slim_command", "train.slim"
         ),

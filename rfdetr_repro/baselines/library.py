@@ -67,7 +67,7 @@ class LibraryBaseline(CardBaseline):
         """
         import torch
 
-        tensors = {} if checkpoint is None else _tensors(checkpoint)
+        tensors = {} if checkpoint is None else weights_of(checkpoint)
         if tensors and self.class_head not in tensors:
             raise InputError(
                 f"the file has no {self.class_head}",
@@ -102,7 +102,10 @@ class LibraryBaseline(CardBaseline):
         return export_module(detector, size, request, dynamo=self._dynamo, packages=(PACKAGE,))
 
 
-def _tensors(checkpoint: str | Path) -> dict[str, Tensor]:
+def weights_of(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in transformers' names, by name. Raises :class:`InputError`
+    for any other file.
+    """
     from rfdetr_repro.model.checkpoints.container import read_container
 
     if Path(checkpoint).suffix != ".safetensors":

@@ -65,6 +65,7 @@ class Row:
     artifact: Artifact
     open_build: Callable[[int], Session]
     splits: tuple[CocoSplit, ...] = ()  # without splits, only latency is measured
+    seed: int | None = None  # of the training, if it differs from that of the other rows
 
 
 @dataclass
@@ -471,7 +472,7 @@ class _Cells:
             machine=context.machine or this_machine(),
             campaign=context.campaign,
             command=context.command,
-            seed=context.seed,
+            seed=context.seed if self.row.seed is None else self.row.seed,
             adoption=manifest.adoption or None,
             quantised=manifest.quantised,
         )

@@ -50,6 +50,7 @@ __all__ = [
     "FINE_TUNING",
     "MEAN",
     "NEVER_TRAINED",
+    "RIVALS",
     "SCHEMA",
     "TUNED",
     "Accuracy",
@@ -83,6 +84,8 @@ AP_RULE = "every detection, boxes cut at the border"
 # campaign: a found architecture before and after fine-tuning; variant: after fine-tuning
 FINE_TUNING = "fine-tuning"
 TUNED = "nas+fine-tuning"
+# campaign: RF-DETR and rivals, trained on the same data by the same budget with several seeds
+RIVALS = "rivals"
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from .format import FORMATS, Table, render
 from .join import Measured
 from .missing import Here
 from .observations import observations
+from .rivals import rivals_tables
 from .scoreboard import scoreboard
 from .screen import show, shows_colours, width
 from .sensitivity import sensitivity_tables
@@ -37,7 +38,7 @@ from .sensitivity import sensitivity_tables
 log = logging.getLogger(__name__)
 
 # tables of a campaign rather than of the paper
-OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables}
+OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables, "rivals": rivals_tables}
 CHOICES = (*TABLES, *OWN, "all")
 # camera-ready numbers that version 1 does not have
 _ALSO = {"18": "17", "19": "v2_19", "20": "v2_20"}
@@ -163,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
             "Says whether a table of the paper holds: for every printed row the published number, "
             "what was measured here with its 95 % interval, the difference, and a state "
             "(reproduced, differs, not measured, cannot be compared), and at the end a verdict by "
-            "counts. Also prints the tables of a campaign (frontier, sensitivity)."
+            "counts. Also prints the tables of a campaign (frontier, sensitivity, rivals)."
         ),
         examples=(
             "tables --table 2",

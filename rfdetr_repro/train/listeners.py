@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rfdetr_repro.data.coco import CocoSplit
 
-    from .recipe import Recipe
+    from .recipe import LoopRecipe
     from .state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ WEIGHTS = {
     "mask_bce": "mask_bce_weight",
     "mask_dice": "mask_dice_weight",
     "dense": "dense_weight",
+    "sides": "",  # distributions of the sides of a box, weighted by the library that has them
 }
 
 
@@ -51,18 +52,18 @@ def by_kind(parts: Mapping[str, float], config: TrainConfig) -> dict[str, float]
     for kind, weight in WEIGHTS.items():
         values = [value for name, value in parts.items() if name.rpartition("/")[2] == kind]
         if values:
-            found[kind] = getattr(config, weight) * sum(values)
+            found[kind] = (getattr(config, weight) if weight else 1.0) * sum(values)
     return found
 
 
 class Watched(Protocol):
     """What is read of a trainer."""
 
-    recipe: Recipe
+    recipe: LoopRecipe
     split: CocoSplit
     folder: Path
     device: torch.device
-    state: TrainingState
+    state: TrainingState[Any]
 
 
 class Listeners:

@@ -20,7 +20,9 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 
 
-def card(state: TrainingState, recipe: Recipe, split: CocoSplit, notes: str = "") -> ModelCard:
+def card(
+    state: TrainingState[Detector], recipe: Recipe, split: CocoSplit, notes: str = ""
+) -> ModelCard:
     """The card of a file with the run's weights; ``notes`` is part of the card."""
     if state.left_out:
         notes = (
@@ -44,7 +46,7 @@ def write_best(folder: Path, detector: Detector, about: ModelCard) -> None:
     save_detector(folder / BEST, detector.state_dict(), about)
 
 
-def write_model(folder: Path, state: TrainingState, about: ModelCard) -> Path:
+def write_model(folder: Path, state: TrainingState[Detector], about: ModelCard) -> Path:
     """Writes the run's model and returns its path: the best weights if evaluations chose some, with
     the last moving average in a second file; otherwise the average.
     """

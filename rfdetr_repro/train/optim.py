@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,12 +65,27 @@ def build_optimizer(
     """Fused AdamW over the parameters of ``modules`` that are trained (prefix -> module; "" for the
     detector), grouped by rate and decay (architecture facts section 9).
     """
+    named = {
+        prefix + name: parameter
+        for prefix, module in modules.items()
+        for name, parameter in module.named_parameters()
+    }
+    rates = {name: rate_and_decay(name, config, last_stage) for name in named}
+    return adamw(named, rates, config)
+
+
+def adamw(
+    named: Mapping[str, nn.Parameter],
+    rates: Mapping[str, tuple[float, float]],
+    config: TrainConfig,
+) -> torch.optim.AdamW:
+    """Fused AdamW over the parameters that are trained, grouped by (learning rate, weight decay) of
+    their names; every group keeps its rate as ``base_lr`` for :func:`schedule`.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for prefix, module in modules.items():
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                rates = rate_and_decay(prefix + name, config, last_stage)
-                groups.setdefault(rates, []).append(parameter)
+    for name, parameter in named.items():
+        if parameter.requires_grad:
+            groups.setdefault(rates[name], []).append(parameter)
     rows = [
         {"params": params, "lr": rate, "base_lr": rate, "weight_decay": decay}
         for (rate, decay), params in groups.items()
@@ -146,25 +161,28 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 class Ema:
-    """Moving average of a detector's state; decay_t = decay * (1 - exp(-t / tau)), where t counts
-    optimizer steps.
+    """Moving average of a module's state; decay_t = decay * (1 - exp(-t / tau)), where t counts
+    optimizer steps. What is not a floating-point number, such as a counter, is copied.
     """
 
-    def __init__(self, detector: Detector, config: TrainConfig) -> None:
-        """Starts from a copy of the detector's state."""
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        """Starts from a copy of the module's state."""
         self.config = config
-        self.state = {
-            name: tensor.detach().clone() for name, tensor in detector.state_dict().items()
-        }
+        self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, detector: Detector, steps_done: int) -> None:
-        """Moves the average towards the detector's state, after ``steps_done`` optimizer steps."""
+    def update(self, module: nn.Module, steps_done: int) -> None:
+        """Moves the average towards the module's state, after ``steps_done`` optimizer steps."""
         decay = self.config.ema_decay * (1 - math.exp(-steps_done / self.config.ema_tau))
-        current = detector.state_dict()
+        current = module.state_dict()
+        averaged = [name for name, tensor in self.state.items() if tensor.is_floating_point()]
         torch._foreach_lerp_(
-            list(self.state.values()), [current[name] for name in self.state], 1 - decay
+            [self.state[name] for name in averaged],
+            [current[name] for name in averaged],
+            1 - decay,
         )
+        for name in self.state.keys() - set(averaged):
+            self.state[name].copy_(current[name])
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Replaces the average with ``state``."""

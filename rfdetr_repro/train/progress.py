@@ -46,6 +46,7 @@ _MEANINGS = {
     "l1": "l1 and giou (boxes)",
     "mask_bce": "bce and dice (masks)",
     "dense": "dense (auxiliary)",
+    "sides": "sides (distributions)",
 }
 HEADS = {"mask_bce": "bce", "mask_dice": "dice"}
 _BOLD = "\x1b[1m"

@@ -5,10 +5,10 @@ a pure function of (seed, step).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +26,45 @@ from rfdetr_repro.spec.train_config import PARTS, TrainConfig
 MOST_UNITS = 5
 
 
+class Pass(Protocol):
+    """What a step trains on a micro-batch, such as an architecture."""
+
+    @property
+    def key(self) -> str:
+        """Its name in logs and errors."""
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the images, px."""
+
+
+class LoopRecipe(Protocol):
+    """What :class:`.loop.Loop` asks of a recipe; :class:`Recipe` is RF-DETR's."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """The settings."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether targets need masks."""
+
+    @property
+    def space(self) -> SearchSpace | None:
+        """The space that architectures are drawn from; None: one model."""
+
+    def check(self) -> Any:
+        """Returns the recipe. Raises :class:`InputError` for settings that contradict each
+        other.
+        """
+
+    def archs_of_step(self, step: int) -> Sequence[Pass]:
+        """What a step trains, on the same images."""
+
+    def possible_archs(self) -> Sequence[Pass]:
+        """Everything that :meth:`archs_of_step` may give."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What identifies a run; resuming with another recipe is refused.
@@ -36,6 +75,11 @@ class Recipe:
     preset: Preset
     train: TrainConfig
     space: SearchSpace | None = None
+
+    @property
+    def masks(self) -> bool:
+        """Whether the model predicts masks."""
+        return self.preset.model.masks
 
     def check(self) -> Recipe:
         """Returns the recipe.

@@ -9,14 +9,15 @@ belong to the run.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.hooks import Hooks
@@ -32,6 +33,8 @@ from .run_log import LOG, RunLog
 
 STATE = "training_state.safetensors"
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Session:
@@ -46,16 +49,16 @@ class Session:
 
 
 @dataclass(eq=False)
-class TrainingState:
+class TrainingState(Generic[Model]):
     """Everything that a training step changes, all of which is saved.
 
-    ``detector`` holds the raw weights, ``ema`` their moving average. Two states are equal if
-    training would continue from both in the same way, bit for bit: everything saved is equal except
-    the time that the steps took.
+    ``detector``, RF-DETR's or any other module, holds the raw weights, ``ema`` their moving
+    average. Two states are equal if training would continue from both in the same way, bit for bit:
+    everything saved is equal except the time that the steps took.
     """
 
     identity: str  # of recipe, data and initial weights (:meth:`.recipe.Recipe.identity`)
-    detector: Detector
+    detector: Model
     dense: DenseHead | None  # the auxiliary per-token head; None where its weight is 0
     ema: Ema
     optimizer: torch.optim.Optimizer
@@ -68,16 +71,15 @@ class TrainingState:
     left_out: set[str] = field(default_factory=set)
     evaluation_due: bool = False  # the evaluation after ``step`` was interrupted
 
-    @classmethod
+    @staticmethod
     def new(
-        cls,
         recipe: Recipe,
         split: CocoSplit,
         folder: Path,
         initial: Mapping[str, Tensor] | None,
         device: torch.device,
         dtype: torch.dtype | None,
-    ) -> TrainingState:
+    ) -> TrainingState[Detector]:
         """The state before the first step of a run in ``folder``; nothing is read or written there.
 
         ``initial``: the detector's parameters by name, float32 with heads for the classes of
@@ -102,7 +104,7 @@ class TrainingState:
         modules: dict[str, torch.nn.Module] = {"": detector}
         if dense is not None:
             modules["dense."] = dense
-        return cls(
+        return TrainingState(
             identity=recipe.identity(split.sha256, initial),
             detector=detector,
             dense=dense,
@@ -112,7 +114,7 @@ class TrainingState:
             log=RunLog(folder / LOG),
         )
 
-    def with_hooks(self, hooks: Hooks) -> TrainingState:
+    def with_hooks(self, hooks: Hooks) -> TrainingState[Model]:
         """The same state, whose identity names the hooks too."""
         if hooks:
             named = {**json.loads(self.identity), "hooks": hooks.identity()}
@@ -204,18 +206,18 @@ class TrainingState:
             self.scaler.load_state_dict(scale)
         return Session(int(metadata.get("processes", "1")), metadata.get("precision"))
 
-    def averaged_detector(self) -> Detector:
+    def averaged_detector(self) -> Model:
         """A copy of the detector with the weights of the moving average, in evaluation mode."""
         return self._copy(self.ema.state)
 
-    def raw_detector(self) -> Detector:
+    def raw_detector(self) -> Model:
         """A copy of the detector with its weights as they are, in evaluation mode."""
         return self._copy(self.detector.state_dict())
 
-    def _copy(self, weights: dict[str, Tensor]) -> Detector:
-        copy = Detector(self.detector.config, self.detector.arch)
-        copy.load_state_dict(weights)
-        return copy.to(next(self.detector.parameters()).device).eval()
+    def _copy(self, weights: dict[str, Tensor]) -> Model:
+        copied = copy.deepcopy(self.detector)
+        copied.load_state_dict(weights)
+        return copied.eval()
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,394 +1,40 @@
-"""Supernet training. The architectures of a step are drawn from a generator seeded by the step, so
-that any step can be run again.
-
-All random numbers of step t are a function of (seed, t). With the saved tensors this makes a
-resumed run equal to an uninterrupted run, bit for bit on the CPU with the same number of threads
-and processes.
+"""Training of RF-DETR: a supernet, or one fixed size. The architectures of a step are drawn from a
+generator seeded by the step.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import signal
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rfdetr_repro.data.coco import CocoSplit
-from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
-from rfdetr_repro.data.loader import chosen_indices, training_batches
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
-from rfdetr_repro.spec.files import writable_folder
 
-from .callbacks import TrainingCallback
-from .interrupts import Interrupts
-from .listeners import CallbackFailed, Listeners
+from .loop import Evaluate, Loop, Progress
 from .losses import detection_losses
 from .mask_points import PointDraws
 from .model_files import BEST, LAST, MODEL, card, write_best, write_model
-from .optim import precision, schedule
-from .parallel import Ranks
 from .recipe import Recipe
-from .state import STATE, Session, TrainingState
+from .state import TrainingState
 
 __all__ = ["BEST", "LAST", "MODEL", "Evaluate", "Progress", "Trainer"]
 
-log = logging.getLogger(__name__)
-
-LESS_MEMORY = (
-    "lower batch_size and raise accumulate, set checkpoint_activations, or choose a smaller space"
-)
-Progress = Callable[[int, dict[str, float]], None]
-# rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
-Evaluate = Callable[[Detector], list[dict[str, Any]]]
-
 
 @dataclass
-class Trainer:
-    """Takes the steps of one run in ``folder``; construct, then call :meth:`run`.
-
-    The state of the run is :attr:`state`, read from the folder if the folder holds a state.
-
-    Under ``torchrun`` (see :mod:`.parallel`) every rank constructs its own trainer; rank 0 writes
-    and evaluates. Raises :class:`InputError` for initial weights that do not fit the model, and for
-    a folder with another run.
-    """
+class Trainer(Loop):
+    """Trains the detector of ``recipe``; see :class:`.loop.Loop`."""
 
     recipe: Recipe
-    split: CocoSplit
-    folder: Path
-    initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    hooks: Hooks = NO_HOOKS  # own code in the making of batches
 
-    def __post_init__(self) -> None:
-        config = self.recipe.check().train
-        self.precision = precision(self.device, config)
-        self.autocast = self.precision.dtype
-        self.state = TrainingState.new(
+    def new_state(self) -> TrainingState[Detector]:
+        """The detector with the initial weights, and everything that changes with it."""
+        return TrainingState.new(
             self.recipe, self.split, self.folder, self.initial, self.device, self.autocast
-        ).with_hooks(self.hooks)
-        self.ranks = Ranks.current()
-        self._interrupts = Interrupts()
-        self._updating = False  # True from the first changed weight until the step is counted
-        # how the previous steps were trained; None: the run is new
-        self.before: Session | None = None
-        path = self.folder / STATE
-        if path.exists():
-            self.before = self.state.load(path)
-
-    def save(self) -> None:
-        """Writes the log and the state of the last complete step (see :mod:`.state`)."""
-        self.state.save(self.folder / STATE, Session(self.ranks.size, str(self.precision.dtype)))
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done, or AP has not risen for ``patience`` evaluations."""
-        config = self.recipe.train
-        return self.state.step >= config.steps or bool(
-            config.patience and self.state.best.misses >= config.patience
         )
-
-    def run(
-        self,
-        progress: Progress | None = None,
-        evaluate: Evaluate | None = None,
-        callbacks: Sequence[TrainingCallback] = (),
-    ) -> Path:
-        """Trains to the end, saving every ``checkpoint_every`` steps; returns the path of the run's
-        model.
-
-        ``progress``, ``evaluate`` and ``callbacks`` are called on rank 0 only. With ``patience``
-        the model is the best of the EMA and raw weights by validation AP, and the last EMA weights
-        are saved in the same folder; otherwise the model is the last EMA weights.
-        """
-        listeners = Listeners(self, callbacks if self.ranks.rank == 0 else ())
-        try:
-            with self._interrupts:
-                model = self._run(progress, evaluate, listeners)
-        except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            listeners.end(outcome, message=str(error))
-            raise
-        early = self.state.step < self.recipe.train.steps
-        listeners.end("stopped early" if early else "complete", model)
-        return model
-
-    def _run(
-        self, progress: Progress | None, evaluate: Evaluate | None, listeners: Listeners
-    ) -> Path:
-        """Trains and writes the model; a signal or a failed observer saves the state before."""
-        try:
-            self._train(progress, evaluate, listeners)
-        except KeyboardInterrupt as error:
-            raise self._interrupted(error) from None
-        except (StatedFailure, InputError, BrokenPipeError) as error:
-            observed = listeners.failed or isinstance(error, (CallbackFailed, BrokenPipeError))
-            if observed and self.ranks.rank == 0 and not self._updating:
-                self.save()
-            raise
-        # with several processes: the connection to a process that the same signal ended
-        except RuntimeError as error:
-            if self._interrupts.asked is None:
-                raise
-            raise self._interrupted(Interrupted(self._interrupts.asked)) from error
-        return self.export()
-
-    def _train(
-        self, progress: Progress | None, evaluate: Evaluate | None, listeners: Listeners
-    ) -> None:
-        """The loop over the remaining steps; an interrupted evaluation comes first."""
-        stream = self._batches(evaluated=evaluate is not None)
-        try:
-            listeners.start()
-            if self.state.evaluation_due:
-                self._after_step(evaluate, listeners)
-            while not self.finished:
-                before = self.state.seconds
-                started = time.perf_counter() - before  # evaluation is not training time
-                with self._interrupts.allowed():
-                    batches = next(stream)
-                parts = self.train_step(batches)
-                self.state.seconds = time.perf_counter() - started
-                if self.ranks.rank == 0:
-                    # an observer that ends the run here does not make the evaluation be forgotten
-                    self.state.evaluation_due = evaluate is not None and self._evaluates_now()
-                    self._note(parts, progress)
-                    listeners.step(parts, self.state.seconds - before)
-                self._after_step(evaluate, listeners)
-        finally:
-            stream.close()
-
-    def _after_step(self, evaluate: Evaluate | None, listeners: Listeners) -> None:
-        """Evaluates and saves after the steps that require it."""
-        config = self.recipe.train
-        first = self.ranks.rank == 0
-        if self._evaluates_now():
-            if first and evaluate:
-                self.state.evaluation_due = True
-                started = time.perf_counter()
-                rows = self._evaluate(evaluate)
-                self.state.evaluation_due = False
-                listeners.evaluation(rows, time.perf_counter() - started)
-            self.state.evaluation_due = False
-            if config.patience:  # rank 0 evaluated; the other ranks learn the result here
-                (self.state.best.misses,) = map(
-                    int, self.ranks.sum([self.state.best.misses if first else 0], self.device)
-                )
-        if first and (self.finished or self.state.step % config.checkpoint_every == 0):
-            self.save()
-
-    def _evaluates_now(self) -> bool:
-        """Whether an evaluation follows the last complete step."""
-        config = self.recipe.train
-        return self.state.step == config.steps or bool(
-            config.evaluate_every and self.state.step % config.evaluate_every == 0
-        )
-
-    def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
-        """Saves the last complete step and states so; the work on an incomplete step is dropped."""
-        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-        step = f"at step {self.state.step} of {self.recipe.train.steps}"
-        self.state.optimizer.zero_grad(set_to_none=True)
-        if self.ranks.rank > 0:
-            return Interrupted(number, f"{step}: process {self.ranks.rank} has ended")
-        if self._updating:  # raised by something else than the handler here, which waits
-            return Interrupted(
-                number,
-                f"in the update after step {self.state.step}: the state saved before it is kept",
-            )
-        self.save()
-        evaluation = ", without its evaluation" if self.state.evaluation_due else ""
-        return Interrupted(
-            number,
-            f"{step}{evaluation}: the state is saved; run the same command again to continue",
-        )
-
-    def _batches(self, evaluated: bool) -> Generator[list[Batch], None, None]:
-        """Batches of the remaining steps, after checks of what could stop the run."""
-        config = self.recipe.train
-        if config.batch_size < self.ranks.size:
-            raise InputError(
-                f"a batch of {config.batch_size} cannot be split over {self.ranks.size} processes"
-            )
-        if config.patience and self.ranks.rank == 0 and not evaluated:
-            raise InputError(
-                "patience needs a val split to evaluate on",
-                self.split.name,
-                "add a val split, or leave patience out",
-            )
-        if not self.ranks.agree(f"{self.state.step} {self.state.identity}"):
-            raise InputError(
-                "the processes do not see the same run and data",
-                self.folder,
-                "give all processes one shared folder",
-            )
-        writable_folder(self.folder)
-        return training_batches(
-            self.split,
-            config,
-            lambda step: [arch.input_hw for arch in self.recipe.archs_of_step(step)],
-            start_step=self.state.step,
-            stop_step=self.state.step if self.finished else config.steps,
-            masks=self.recipe.preset.model.masks,
-            part=self.ranks.part,
-            hooks=self.hooks,
-        )
-
-    def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; ``batches`` holds each micro-batch at the size of each architecture
-        of the step.
-
-        Returns the losses of the last pass by part, summed over all ranks; empty if no pass fitted
-        into memory. Raises :class:`StatedFailure` for a loss or gradient that is not finite.
-        """
-        config = self.recipe.train
-        archs = self.recipe.archs_of_step(self.state.step)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * schedule(self.state.step, config)
-        self.state.detector.train()
-        updating = False
-        parts = dict[str, float]()
-        try:
-            with self._interrupts.allowed():
-                for index, batch in enumerate(batches):
-                    arch = archs[index % len(archs)]
-                    if arch.key not in self.state.left_out:
-                        parts = self._pass(batch, arch, index // len(archs), len(batches))
-            if updating := bool(parts):
-                parts["grad_norm"] = self._update()
-        except RuntimeError as error:
-            self._leave_out(arch, error, updating)
-            parts = {}
-        if not parts and {arch.key for arch in self.recipe.possible_archs()} <= self.state.left_out:
-            raise StatedFailure(
-                f"out of memory at step {self.state.step}, and no architecture of the run is left: "
-                f"{LESS_MEMORY}"
-            )
-        self.state.step += 1
-        self._updating = False
-        return parts
-
-    def _pass(self, batch: Batch, arch: Arch, micro: int, passes: int) -> dict[str, float]:
-        """Adds the gradients of one micro-batch at one architecture; returns its losses."""
-        config = self.recipe.train
-        seed = int(np.random.default_rng((config.seed, 2, self.state.step, micro)).integers(2**62))
-        draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
-        total, parts = self.loss(batch.to(self.device), arch, draws)
-        self.state.scaler.scale(total / passes).backward()
-        parts = self._summed({"loss": float(total.detach()), **parts})
-        if not math.isfinite(parts["loss"]):
-            raise self._not_finite("loss", [arch], [micro])
-        return parts
-
-    def _update(self) -> float:
-        """Sums the gradients over the ranks, clips them, and updates weights and EMA; returns the
-        norm of the gradients.
-
-        A norm that is not finite, the same on all ranks, ends the run before the weights change;
-        in float16 the loss scaler skips the step instead, and lowers its scale.
-        """
-        parameters = [
-            parameter
-            for group in self.state.optimizer.param_groups
-            for parameter in group["params"]
-        ]
-        self.ranks.sum_gradients(parameters)
-        self._updating = True
-        self.state.scaler.unscale_(self.state.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
-        if not math.isfinite(norm) and not self.state.scaler.is_enabled():
-            raise self._not_finite(
-                "gradient",
-                self.recipe.archs_of_step(self.state.step),
-                range(self.recipe.train.accumulate),
-            )
-        self.state.scaler.step(self.state.optimizer)
-        self.state.scaler.update()
-        self.state.optimizer.zero_grad(set_to_none=True)
-        self.state.ema.update(self.state.detector, self.state.step + 1)
-        return norm
-
-    def _leave_out(self, arch: Arch, error: Exception, updating: bool) -> None:
-        """Continues training without an architecture that does not fit into memory. Ends training
-        if that is the only architecture, with several processes, or while ``updating``.
-        """
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise error
-        # an update needs the same memory for any architecture, and may be half done
-        if updating or self.recipe.space is None or self.ranks.size > 1:
-            where = "in the update of the weights, after" if updating else "with"
-            raise StatedFailure(
-                f"out of memory at step {self.state.step} {where} {arch.key}: {LESS_MEMORY}"
-            ) from error
-        self.state.optimizer.zero_grad(set_to_none=True)
-        self.state.left_out.add(arch.key)
-        self.state.log.add({"step": self.state.step, "out_of_memory": arch.key})
-        log.warning(
-            f"out of memory at step {self.state.step}: the run continues without {arch.key}"
-        )
-
-    def _note(self, parts: dict[str, float], progress: Progress | None) -> None:
-        if self.state.step % 10 == 0 or self.state.step == self.recipe.train.steps:
-            arch = self.recipe.archs_of_step(self.state.step - 1)[-1].key
-            self.state.log.add(
-                {
-                    "step": self.state.step,
-                    "seconds": round(self.state.seconds, 2),
-                    "arch": arch,
-                    "lr": self.recipe.train.lr * schedule(self.state.step - 1, self.recipe.train),
-                    **parts,
-                }
-            )
-        if progress is not None:
-            progress(self.state.step, parts)
-
-    def _evaluate(self, evaluate: Evaluate) -> dict[str, list[dict[str, Any]]]:
-        """Logs an evaluation of the EMA weights and returns its rows; with ``patience`` also of the
-        raw weights, and keeps the best weights.
-        """
-        models = {"ema": self.state.averaged_detector()}
-        if self.recipe.train.patience:
-            models["raw"] = self.state.raw_detector()
-        with self._interrupts.allowed():
-            rows = {name: evaluate(model) for name, model in models.items()}
-        for name, found in rows.items():
-            label = {} if name == "ema" else {"weights": name}
-            for row in found:
-                self.state.log.add({"step": self.state.step, **label, **row})
-        if self.recipe.train.patience and (
-            chosen := self.state.best.consider(self.state.step, rows)
-        ):
-            about = card(self.state, self.recipe, self.split, self.state.best.describe())
-            write_best(self.folder, models[chosen], about)
-        return rows
-
-    def _not_finite(self, what: str, archs: Sequence[Arch], micros: Sequence[int]) -> StatedFailure:
-        """Names the step, its architectures and the images of its micro-batches, on all ranks."""
-        config = self.recipe.train
-        keys = ", ".join(arch.key for arch in archs)
-        chosen = [
-            chosen_indices(len(self.split), config, self.state.step, micro, self.hooks)
-            for micro in micros
-        ]
-        images = [self.split.images[index].id for indices in chosen for index in indices.tolist()]
-        where = f"{what} is not finite at step {self.state.step} with {keys}; in images {images}"
-        return StatedFailure(
-            f"{where}; the last checkpoint is kept: look at these images, or lower lr"
-        )
-
-    def _summed(self, parts: dict[str, float]) -> dict[str, float]:
-        return dict(zip(parts, self.ranks.sum(list(parts.values()), self.device), strict=True))
 
     def loss(self, batch: Batch, arch: Arch, draws: PointDraws) -> tuple[Tensor, dict[str, float]]:
         """Weighted training loss of this rank's images of one micro-batch at ``arch``, and its
@@ -420,6 +66,10 @@ class Trainer:
             dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
             total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
         return total, parts
+
+    def write_best(self, model: Detector, notes: str) -> None:
+        """Writes the detector with its card."""
+        write_best(self.folder, model, card(self.state, self.recipe, self.split, notes))
 
     def export(self) -> Path:
         """Writes the run's model file (see :meth:`run`) and returns its path."""

@@ -86,10 +86,15 @@ class ModelCard:
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file atomically; metadata are strings.
 
-    Equal content gives equal bytes, and so the same SHA-256. Raises :class:`InputError` where the
-    file cannot be written.
+    Equal content gives equal bytes, and so the same SHA-256. A tensor with several names is written
+    once per name. Raises :class:`InputError` where the file cannot be written.
     """
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    whole: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().contiguous()
+        whole[name] = own.clone() if own.data_ptr() in places else own
+        places.add(own.data_ptr())
     with atomic_path(path) as temporary:
         try:
             save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
