@@ -94,12 +94,11 @@ def deployed(size: Size, model: Any) -> nn.Module:
     """Images (B, 3, H, W) in the model's own normalisation -> boxes, logits, as the authors deploy
     the model; alters ``model``.
     """
-    baselines = [known.baseline for known in catalog.entries().values() if not known.is_plug_in]
-    adapters = {
-        baseline.sizes[0].family: baseline.adapter
-        for baseline in baselines
-        if isinstance(baseline, LibraryBaseline)
-    }
+    adapters: dict[str, Any] = {}
+    for known in catalog.entries().values():
+        baseline = known.baseline
+        if isinstance(baseline, LibraryBaseline) and not known.is_plug_in:
+            adapters[known.size.family] = baseline.adapter
     model.eval().requires_grad_(False)
     if size.family not in adapters:
         return Detector(merge_parallel_convolutions(model))

@@ -1,5 +1,5 @@
-"""The training of a rival: the loss is transformers' own on this package's batches, a run that was cut
-equals one that was not, bit for bit, and its files are what transformers and ONNX Runtime read.
+"""The training of a rival: the loss is transformers' own on this package's batches, a run that was
+cut equals one that was not, bit for bit, and its files are what transformers and ONNX Runtime read.
 """
 
 from __future__ import annotations
@@ -93,8 +93,12 @@ def raw_inputs(
         pixels.append(torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1))
         own = [one for one in document["annotations"] if one["image_id"] == number]
         boxes = [
-            ((x + w / 2) / image["width"], (y + h / 2) / image["height"])
-            + (w / image["width"], h / image["height"])
+            (
+                (x + w / 2) / image["width"],
+                (y + h / 2) / image["height"],
+                w / image["width"],
+                h / image["height"],
+            )
             for x, y, w, h in (one["bbox"] for one in own)
         ]
         labels.append(
@@ -235,7 +239,8 @@ def test_the_files_are_those_of_transformers_and_of_onnx_runtime(
     size = recipe.size
     _, detector_class = library.pico.classes_of(size.family)
     read = detector_class.from_pretrained(tmp_path / "run").eval()
-    assert list(read.config.id2label.values()) == list(split.classes.names)
+    names = dict(enumerate(split.classes.names))
+    assert read.config.id2label == names
     module = RivalModule(read, size.normalise, size.hw)
     trained = RivalTrainer(recipe, split, tmp_path / "run").state.averaged_detector()
     images = torch.randn(2, 3, SIDE, SIDE)
@@ -266,9 +271,7 @@ def test_weights_of_other_classes_keep_everything_but_the_class_rows(
     source = library.from_config(size, library.configuration(size, other, pretrained=False))
     path = tmp_path / "other.safetensors"
     write_tensors(path, source.state_dict(), {})
-    target = library.from_config(
-        size, library.configuration(size, split.classes, pretrained=True)
-    )
+    target = library.from_config(size, library.configuration(size, split.classes, pretrained=True))
     state, told = library.start(target, path)
     expected = source.state_dict()
     differing = {name for name in state if not torch.equal(state[name], expected[name])} - {
@@ -294,9 +297,7 @@ def test_weights_of_another_model_are_one_line(
         write_tensors(path, tensors, {})
     else:
         path.write_bytes(b"no weights")
-    model = library.from_config(
-        size, library.configuration(size, split.classes, pretrained=True)
-    )
+    model = library.from_config(size, library.configuration(size, split.classes, pretrained=True))
     with pytest.raises(InputError, match=told):
         library.start(model, path)
 
@@ -307,7 +308,7 @@ def test_two_images_are_learnt(folder: Path, tmp_path: Path, name: str) -> None:
     """A rival that sees two images again and again finds their objects."""
     split = read_split(folder, "val")
     recipe = recipe_of(
-        name, split, steps=120, flip_probability=0.0, checkpoint_every=500, ema_tau=10.0
+        name, split, steps=160, flip_probability=0.0, checkpoint_every=500, ema_decay=0.9
     )
     train_rival(RivalRequest(recipe, split, tmp_path, CPU))
     trained = RivalTrainer(recipe, split, tmp_path).state.averaged_detector()
