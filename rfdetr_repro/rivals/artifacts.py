@@ -25,7 +25,7 @@ from rfdetr_repro.model.checkpoints.container import read_container
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.files import read_json
+from rfdetr_repro.spec.files import read_json, writable_folder
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .library import PACKAGE, deployed, from_config
@@ -37,7 +37,7 @@ def rival_artifact(
     size: Size, classes: ClassMap, done: Trained, seed: int, folder: Path
 ) -> Artifact:
     """The artifact of a trained rival in ``folder``; made unless the folder holds it."""
-    path = folder / f"{size.id}-seed{seed}-{done.sha256[:8]}.onnx"
+    path = writable_folder(folder) / f"{size.id}-seed{seed}-{done.sha256[:8]}.onnx"
     if path.is_file() and has_manifest(path):
         return load_artifact(path)
     model = from_config(size, read_json(done.model.parent / CONFIG))
