@@ -190,13 +190,13 @@ def whole_ms(model: Any, run: Callable[[], Any], rounds: int) -> dict[str, float
     return {name: min(times[1:]) for name, times in found.items()}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Prints the table, a row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="families; default all")
     parser.add_argument("--pixels", type=int, default=512, help="side of the image in pixels")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(
         "| family | attentions | largest difference | largest attention | own ms | operator ms | "

@@ -41,13 +41,13 @@ def case_of(kept: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Prints a table."""
-    from rfdetr.models.postprocess import PostProcess
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    from rfdetr.models.postprocess import PostProcess
+
     torch.set_num_threads(1)
     print(
         f"| case | rfdetr {version('rfdetr')} ms | ours ms | packed bits ms | ratio | other bits |"
