@@ -4,7 +4,7 @@ counterpart of the paper's Figure 4, from a campaign's search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, quantiles
 
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.figure import FigureBase
 
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches
-from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS, KNOBS
+from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS, KNOBS, Arch
 from rfdetr_repro.spec.errors import InputError
 
 from .layout import PointLabel, foot_height_in, foot_line, heading, label_points, pushed_apart
@@ -111,8 +111,10 @@ def _knob_row(
     holder: Axes, search: Sequence[Record], value: Callable[[Record], float], label: str, color: str
 ) -> None:
     panels = _split(holder, len(KNOBS), 0.14, share_y=True)
+    archs = [arch_of(record) for record in search]
+    values_of_all = [value(record) for record in search]
     for axes, knob in zip(panels, KNOBS, strict=True):
-        groups = _by_knob(search, knob, value)
+        groups = _by_knob(archs, values_of_all, knob)
         positions = range(len(groups))
         means = [fmean(values) for values in groups.values()]
         spread = [_spread(values) for values in groups.values()]
@@ -217,7 +219,11 @@ def _same_backbone(one: Record, other: Record) -> bool:
 
 def _last_layer(search: Sequence[Record]) -> str:
     """The effect of removing the last decoder layer, in the paper's own terms and units."""
-    ap, ms = (_by_knob(search, "decoder_layers", value) for value in (ap_percent, ms_of))
+    archs = [arch_of(record) for record in search]
+    ap, ms = (
+        _by_knob(archs, [value(record) for record in search], "decoder_layers")
+        for value in (ap_percent, ms_of)
+    )
     if len(ap) < 2:
         return "one decoder depth only"
     *_, before, last = ap
@@ -241,10 +247,9 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
         every = sorted(by_queries.items())
         lines = [every[place] for place in _thinned(len(every), _MOST_LINES)]
         for color, (queries, group) in zip(PALETTE, lines, strict=False):
-            means = {
-                depth: fmean(values)
-                for depth, values in _by_knob(group, "decoder_layers", value).items()
-            }
+            archs = [arch_of(record) for record in group]
+            by_depth = _by_knob(archs, [value(record) for record in group], "decoder_layers")
+            means = {depth: fmean(values) for depth, values in by_depth.items()}
             axes.plot(list(means), list(means.values()), color=color, marker="o", markersize=3.2)
             ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
         _spread_labels(axes, ends)
@@ -274,12 +279,11 @@ def _thinned(count: int, most: int = _MOST_TICKS) -> list[int]:
     return sorted({round(number * step) for number in range(most)})
 
 
-def _by_knob(
-    search: Iterable[Record], knob: str, value: Callable[[Record], float]
-) -> dict[int, list[float]]:
+def _by_knob(archs: Sequence[Arch], values: Sequence[float], knob: str) -> dict[int, list[float]]:
+    """Value of ``knob``, ascending -> the ``values`` of the architectures that have it."""
     groups: dict[int, list[float]] = {}
-    for record in search:
-        groups.setdefault(getattr(arch_of(record), knob), []).append(value(record))
+    for arch, value in zip(archs, values, strict=True):
+        groups.setdefault(getattr(arch, knob), []).append(value)
     return dict(sorted(groups.items()))
 
 

@@ -10,14 +10,14 @@ the uncertainty of the images nor that of the latency model.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.spec.arch import KNOBS, Arch
+from rfdetr_repro.spec.arch import KNOBS
 
 from .pareto import backend, images
 from .record import NEVER_TRAINED, Record
@@ -118,33 +118,51 @@ def sensitivity(group: Sequence[Record]) -> list[Step]:
 
 @functools.lru_cache(maxsize=4)  # a report asks for its figure, the figure's height and a table
 def _steps(key: _Group) -> list[Step]:
-    group = key.records
+    points = [_Point.of(record) for record in key.records]
     steps = []
-    for knob in KNOBS:
-        at: dict[int, dict[tuple[int, ...], Record]] = {}  # value -> all the other knobs -> Record
-        for record in group:
-            knobs = _arch(record).knobs()
-            at.setdefault(knobs.pop(knob), {})[tuple(knobs.values())] = record
+    for place, knob in enumerate(KNOBS):
+        at: dict[int, dict[tuple[int, ...], _Point]] = {}  # value -> all the other knobs -> point
+        for point in points:
+            others = point.knobs[:place] + point.knobs[place + 1 :]
+            at.setdefault(point.knobs[place], {})[others] = point
         for low, high in pairwise(sorted(at)):
             pairs = [
-                (record, at[high][others])
-                for others, record in at[low].items()
-                if others in at[high]
+                (point, at[high][others]) for others, point in at[low].items() if others in at[high]
             ]
             if pairs:
                 steps.append(_step(knob, low, high, pairs))
     return steps
 
 
-def _step(knob: str, low: int, high: int, pairs: Sequence[tuple[Record, Record]]) -> Step:
-    clusters = [_arch(record).backbone for record, _ in pairs]
+@dataclass(frozen=True)
+class _Point:
+    """What the comparison needs to know of a searched Record."""
 
-    def change(of: Callable[[Record, Record], float]) -> Change:
-        return clustered_mean([of(*pair) for pair in pairs], clusters)
+    knobs: tuple[int, ...]  # in the order of KNOBS
+    backbone: tuple[int, ...]
+    ap: float  # 0..1
+    ms: float
 
-    ap = change(_ap_points)
-    latency = change(_latency_percent)
-    return Step(knob, low, high, len(pairs), len(set(clusters)), ap, latency)
+    @classmethod
+    def of(cls, record: Record) -> _Point:
+        arch = record.as_searched().arch
+        knobs = tuple(arch.knobs().values())
+        return cls(knobs, arch.backbone, record.as_accuracy().ap, record.as_latency().ms)
+
+
+def _step(knob: str, low: int, high: int, pairs: Sequence[tuple[_Point, _Point]]) -> Step:
+    clusters = [before.backbone for before, _ in pairs]
+    ap_points = [100 * (after.ap - before.ap) for before, after in pairs]
+    latency_percent = [100 * (after.ms / before.ms - 1) for before, after in pairs]
+    return Step(
+        knob,
+        low,
+        high,
+        len(pairs),
+        len(set(clusters)),
+        clustered_mean(ap_points, clusters),
+        clustered_mean(latency_percent, clusters),
+    )
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> Change:
@@ -171,15 +189,3 @@ def _draws(count: int) -> np.ndarray:
     """How often each resample holds each cluster, float64 (RESAMPLES, count)."""
     drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     return drawn.astype(np.float64)
-
-
-def _ap_points(low: Record, high: Record) -> float:
-    return 100 * (high.as_accuracy().ap - low.as_accuracy().ap)
-
-
-def _latency_percent(low: Record, high: Record) -> float:
-    return 100 * (high.as_latency().ms / low.as_latency().ms - 1)
-
-
-def _arch(record: Record) -> Arch:
-    return record.as_searched().arch

@@ -9,11 +9,16 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 
-from rfdetr_repro.plots.style import drawn
+from rfdetr_repro.plots.style import drawn, figure_bytes
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.tables.format import Table
+
+MOST_POINTS = 4_000  # a drawing of more is set as a picture, which readers show faster
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,20 @@ class Drawing:
         """The drawn figure, which both writers save."""
         return drawn(self.draw, self.height_in)
 
+    @cached_property
+    def crowded(self) -> bool:
+        """Whether the lines and clouds of the figure have so many points that readers of a PDF are
+        slow to show them as vectors.
+        """
+        return _points(self.figure) > MOST_POINTS
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as a picture. Of a crowded figure, which takes long to draw, both writers set
+        this picture; the PDF needs more of its pixels.
+        """
+        return figure_bytes(self.figure, ".png", dpi=220 if self.crowded else 144)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -141,3 +160,14 @@ class Document:
                     number += 1
                 found[id(block)] = name
         return found
+
+
+def _points(figure: Figure) -> int:
+    """How many points the lines and clouds of a figure have."""
+    points = 0
+    for artist in figure.findobj(lambda found: isinstance(found, (Line2D, PathCollection))):
+        if isinstance(artist, Line2D):
+            points += np.size(artist.get_xdata())
+        elif isinstance(artist, PathCollection):
+            points += len(np.asarray(artist.get_offsets()))
+    return points

@@ -12,7 +12,6 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 
-from rfdetr_repro.plots.style import figure_bytes
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.tables.format import Column, Table
 
@@ -112,10 +111,7 @@ def _shown(value: Any) -> Any:
 def _png(block: Block) -> str:
     """The picture of a block as an address that holds its bytes."""
     assert isinstance(block, Drawing | Picture)
-    if isinstance(block, Drawing):
-        content = figure_bytes(block.figure, ".png", dpi=144)
-    else:
-        content = block.path.read_bytes()
+    content = block.png if isinstance(block, Drawing) else block.path.read_bytes()
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 

@@ -16,13 +16,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fpdf import FPDF
 from fpdf.outline import OutlineSection
 from fpdf.svg import SVGObject
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from PIL import Image
 
 from rfdetr_repro.plots.style import (
@@ -55,7 +51,6 @@ from .pdf_table import draw_table, least_height
 
 SMALLEST = 0.84  # of its height that a drawing may have to stay on a page
 MOST_IN_PARAGRAPH = 24  # headings; more are a list with the numbers of their pages
-MOST_POINTS = 4_000  # a drawing of more is set as a picture, which readers show faster
 NO_DATE = datetime(1980, 1, 1, tzinfo=timezone.utc)  # of a run that tells no date
 
 
@@ -208,9 +203,8 @@ def _drawing(pages: Pages, block: Drawing) -> None:
     pages.need(height)
     scale = height / (block.height_in * 72)
     width = scale * WIDTH_IN * 72
-    if _points(block.figure) > MOST_POINTS:
-        picture = io.BytesIO(figure_bytes(block.figure, ".png", dpi=220))
-        pages.image(picture, MARGIN, pages.y, width, height, alt_text=block.alt)
+    if block.crowded:
+        pages.image(io.BytesIO(block.png), MARGIN, pages.y, width, height, alt_text=block.alt)
     else:
         _Drawing(_svg(pages, block, scale)).draw_to_page(pages, MARGIN, pages.y)
     pages.y += height + 6
@@ -219,17 +213,6 @@ def _drawing(pages: Pages, block: Drawing) -> None:
 def _explorer(pages: Pages, block: Explorer) -> None:
     if block.static is not None:
         _drawing(pages, block.static)
-
-
-def _points(figure: Figure) -> int:
-    """How many points the lines and clouds of a figure have."""
-    points = 0
-    for artist in figure.findobj(lambda found: isinstance(found, (Line2D, PathCollection))):
-        if isinstance(artist, Line2D):
-            points += np.size(artist.get_xdata())
-        elif isinstance(artist, PathCollection):
-            points += len(np.asarray(artist.get_offsets()))
-    return points
 
 
 def _svg(pages: Pages, block: Drawing, scale: float) -> str:

@@ -15,6 +15,7 @@ from samples_run import protocol_record, write_run
 
 from rfdetr_repro.plots.style import drawable
 from rfdetr_repro.report.blocks import (
+    MOST_POINTS,
     Bullets,
     Document,
     Drawing,
@@ -27,7 +28,7 @@ from rfdetr_repro.report.blocks import (
 )
 from rfdetr_repro.report.build import build_report
 from rfdetr_repro.report.pages import BOTTOM, MARGIN, Pages, needs_shaping
-from rfdetr_repro.report.pdf import MOST_POINTS, write_pdf
+from rfdetr_repro.report.pdf import write_pdf
 from rfdetr_repro.report.pdf_table import fit, natural_widths, parts
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.tables.campaign import frontier_tables
