@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plan:
         print("\n".join([*plan_search(request).lines(), *plan_front(request)]))
         return
-    print("\n".join(run_search(request).lines()))
+    print("\n".join(run_search(request, estimate=True).lines()))
     if request.budget is not None:
         tell_pick(request.run, request.budget)
 

@@ -53,6 +53,7 @@ from .plan import Job, Plan, plan
 from .race import Outcome, Stage
 from .request import SearchRequest
 from .search import Search, missing_classes
+from .stages import CONFIRM, FRONT, LATENCY, SEARCH, Stages, estimated, stage_names
 from .targets import candidates, describe_picks
 
 if TYPE_CHECKING:
@@ -147,12 +148,13 @@ class SearchResult:
         return lines
 
 
-def run_search(request: SearchRequest) -> SearchResult:
+def run_search(request: SearchRequest, *, estimate: bool = False) -> SearchResult:
     """Runs a search: engines, passes, full protocol of the candidates.
 
-    A repeated call resumes an interrupted search, or reads a finished search. Raises
-    :class:`InputError` for errors that the user can correct, before any measurement where possible,
-    and if another run writes the same store.
+    A repeated call resumes an interrupted search, or reads a finished search. ``estimate``: the
+    lines on a search that has stored nothing yet state how long it will take, from a few passes
+    timed first. Raises :class:`InputError` for errors that the user can correct, before any
+    measurement where possible, and if another run writes the same store.
     """
     run = SearchRun.open(request)
     tell = request.tell
@@ -166,17 +168,24 @@ def run_search(request: SearchRequest) -> SearchResult:
                 f"there is no object of {names} in {search.split.split}, so AP does not cover "
                 f"these classes"
             )
-        fit = run.fit()
-        found = run.evaluate(fit)
+        stages = run.stages(estimate=estimate and not search.store.ids())
+        with stages.stage(LATENCY):
+            fit = run.fit()
+        with stages.stage(SEARCH):
+            found = run.evaluate(fit)
         if found.outcome is not None:
             spent = run.spent(found.outcome)
             left = f"{len(found.records)} configurations remain"
             tell(f"race: {spent} of the image evaluations, {left}; {found.outcome.took()}")
-            stages = [stage._asdict() for stage in found.outcome.stages]
-            write_atomic(request.run / "race.json", json.dumps(stages, indent=1))
-        confirmed = run.confirm(fit, found.records)
+            rounds = [stage._asdict() for stage in found.outcome.stages]
+            write_atomic(request.run / "race.json", json.dumps(rounds, indent=1))
+        with stages.stage(CONFIRM):
+            confirmed = run.confirm(fit, found.records)
         refit = run.refit(fit, found.records, confirmed)
-        tuned = run.tune(confirmed)
+        tuned = []
+        if run.front is not None:
+            with stages.stage(FRONT):
+                tuned = run.tune(confirmed)
     return SearchResult(request, search, refit.records, confirmed, fit, refit, found.outcome, tuned)
 
 
@@ -198,16 +207,7 @@ def plan_search(request: SearchRequest) -> Plan:
     """Lines with the estimated duration of :func:`run_search`, from a few passes timed on this
     machine; nothing is written.
     """
-    run = SearchRun.open(request)
-    job = Job(
-        run.search.space,
-        len(run.search.split),
-        engines.Fit(request.engines, request.most_engines),
-        request.candidates,
-        request.protocols,
-        request.rules if request.strategy == "race" else None,
-    )
-    return plan(run.search.detector, job)
+    return SearchRun.open(request).plan()
 
 
 @dataclass
@@ -235,6 +235,29 @@ class SearchRun:
         if not isinstance(request.data, Mapping):
             print_census(shown)
         return opened
+
+    def plan(self) -> Plan:
+        """Times a few passes and one engine on this machine; nothing is written."""
+        request = self.request
+        job = Job(
+            self.search.space,
+            len(self.search.split),
+            engines.Fit(request.engines, request.most_engines),
+            request.candidates,
+            request.protocols,
+            request.rules if request.strategy == "race" else None,
+        )
+        return plan(self.search.detector, job)
+
+    def stages(self, *, estimate: bool) -> Stages:
+        """The stages of :func:`run_search`; ``estimate``: with durations by :meth:`plan`."""
+        front = self.request.front
+        return Stages(
+            stage_names(front is not None),
+            self.request.tell,
+            estimated(self.plan()) if estimate else {},
+            0 if front is None else front.steps * self.request.candidates,
+        )
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ an architecture to the file that is measured.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,7 +117,13 @@ def test_a_run_from_python(
         return lambda items: steps.append((step, len(items))) or items
 
     request = request_in(run, place, tell=told.append, progress=progress)
-    result = rfdetr_repro.run_search(request)
+    result = rfdetr_repro.run_search(request, estimate=True)
+    begun = [line for line in told if line.startswith("stage ")]
+    assert [line.split(" ", 5)[1:5] for line in begun] == [
+        [str(number), "of", "3", f"[{name}]"]
+        for number, name in enumerate(("latency", "search", "confirm"), 1)
+    ]
+    assert all(re.search(r": at most \S+, \S+ until the end$", line) for line in begun)
     stored = {record.id: record for record in Store(run / "records.jsonl").read()}
     assert {record.model.arch for record in result.records} == set(FEW)
     assert all(stored[one.id] == one for one in [*result.records, *result.confirmed])
@@ -133,7 +140,9 @@ def test_a_run_from_python(
     before = (run / "records.jsonl").read_bytes()
     monkeypatch.setattr("rfdetr_repro.search.evaluation.shared_detections", None)
     monkeypatch.setattr("rfdetr_repro.bench.confirm.measure_interleaved", None)
-    again = run_search(replace(request, tell=lambda line: None))
+    told.clear()
+    again = run_search(request, estimate=True)
+    assert not any("until the end" in line for line in told)  # what is stored is only read
     assert compared(again.records) == compared(result.records)
     assert again.confirmed == result.confirmed
     assert [one.latency for one in again.records] == [one.latency for one in result.records]
