@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rfdetr_repro.records.pareto import frontier, metric
 from rfdetr_repro.records.record import MeasuredRecord, Record
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import QUANTILES
 
@@ -70,3 +72,43 @@ class Budget:
         most = self.ms * (1 + ALLOWANCE)
         within = [one for one in front if one.latency and one.latency.median_ms <= most]
         return (within or front[:1])[::-1][:limit]
+
+    def kept_by(self, records: Iterable[Record]) -> bool:
+        """Whether a measured file is within the budget."""
+        return any(latency <= self.ms for latency in self._measured(records).values())
+
+    def faster(self, records: Iterable[Record], confirmed: Iterable[Record]) -> list[Record]:
+        """The configuration to measure after all files of ``confirmed`` turned out too slow; empty
+        where the fastest member of the frontier of ``records`` is among them.
+
+        Of the members that the model calls faster than every measured file, this is the most
+        accurate that is within the budget if the model is as wrong about it as about those files;
+        where there is none, the fastest member.
+        """
+        measured = self._measured(confirmed)
+        front = [one for one in frontier(records, "latency", self.metric) if one.latency]
+        modelled = {_arch(one): one.as_latency().ms for one in front}
+        known = [arch for arch in measured if arch in modelled]
+        if not known:
+            return []
+        error = statistics.median(measured[arch] / modelled[arch] for arch in known)
+        least = min(modelled[arch] for arch in known)
+        left = [one for one in front if one.as_latency().ms < least]
+        within = [one for one in left if one.as_latency().ms * error <= self.ms]
+        return (within or left[:1])[-1:]
+
+    def _measured(self, records: Iterable[Record]) -> dict[Arch, float]:
+        """Architecture -> the quantile of its file's latency in the budget's mode, where known."""
+        found = {}
+        for record in records:
+            measured = MeasuredRecord.of(record)
+            if measured is None or measured.protocol.mode != self.mode:
+                continue
+            latency = self.latency_of(measured)
+            if latency is not None:
+                found[_arch(record)] = latency
+        return found
+
+
+def _arch(record: Record) -> Arch:
+    return record.as_searched().arch

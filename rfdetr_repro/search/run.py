@@ -312,21 +312,40 @@ class SearchRun:
     def confirm(
         self, fit: LatencyFit, records: Sequence[Record], *, check_exports: bool = False
     ) -> list[Record]:
-        """Measures the candidates among ``records`` by the full protocol.
+        """Measures the candidates among ``records`` by the full protocol. With a budget that none
+        of them keeps, measures faster configurations too, until a file is within the budget or the
+        fastest has been measured.
 
         ``check_exports``: first compare each exported file with PyTorch on a few images.
         """
         request = self.request
-        search = self.search
         chosen = candidates(
             records, request.candidates, request.metric, request.targets, request.budget
         )
+        confirmed = self._measured(fit, chosen, check_exports)
+        budget = request.budget
+        while budget is not None and not budget.kept_by(confirmed):
+            further = [one.as_searched().arch for one in budget.faster(records, confirmed)]
+            if not further:
+                break
+            request.tell(
+                f"no file measured so far is within {budget.ms:g} ms; measuring {further[0].key} "
+                f"too, which the latency model calls faster"
+            )
+            confirmed += self._measured(fit, further, check_exports)
+        return confirmed
+
+    def _measured(
+        self, fit: LatencyFit, chosen: Sequence[Arch], check_exports: bool
+    ) -> list[Record]:
+        """Records of these architectures by the full protocol."""
+        search = self.search
         predicted = engines.forecasts(search, fit.model, fit.heldout, chosen)
         confirmed = []
-        for arch in request.progress("candidates")(chosen):
+        for arch in self.request.progress("candidates")(chosen):
             if check_exports:
                 self._check_export(arch)
-            confirmed += search.confirm(arch, self.splits, request.protocols, predicted[arch])
+            confirmed += search.confirm(arch, self.splits, self.request.protocols, predicted[arch])
         return confirmed
 
     def tune(self, confirmed: Sequence[Record]) -> list[Record]:
