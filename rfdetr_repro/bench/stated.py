@@ -7,7 +7,7 @@ where a number still differs, the reason is stated if it is known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -68,7 +68,11 @@ class Stated(NamedTuple):
             "params": (self.params_m, self.counted.params / 1e6),
             "GFLOPs": (self.gflops, self.counted.flops / 1e9),
         }
-        states = [f"{key} {_state(*pair)}" for key, pair in found.items() if pair[0] is not None]
+        states = [
+            f"{key} {_state(stated, counted)}"
+            for key, (stated, counted) in found.items()
+            if stated is not None
+        ]
         told = ", ".join(states) or "the authors state nothing"
         return f"{told} ({self.reason})" if "differ" in told and self.reason else told
 
@@ -125,7 +129,7 @@ def _count(known: Entry) -> Counted:
     if known.size.family != "deimv2":
         return Counted(params, flopcountermode(module, images).flops, f"flopcountermode, {form}")
     # a layer of D-FINE that transformers' port kept and the authors' model does not have
-    extra = module.model.model.enc_output
+    extra: Any = module.get_submodule("model.model.enc_output")
     surplus = sum(value.numel() for value in extra.parameters())
     operations = weight_products(module, images).flops - _every_token(module, images, extra[0])
     return Counted(params - surplus, operations, f"products with weights, {form}")

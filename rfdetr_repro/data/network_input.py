@@ -97,9 +97,11 @@ def _fill(
     window, flip = view or View((0, 0, width, height), False)
     if rule in (LETTERBOX, PLAIN_LETTERBOX):
         letterbox = Letterbox((height, width), (to.shape[1], to.shape[2]))
-        grey = (np.float32(GREY) / np.float32(255) - np.float32(scale[0])) / np.float32(scale[1])
+        mean, std = (np.asarray(part, np.float32) for part in scale)
+        grey = (np.float32(GREY) / np.float32(255) - mean) / std
         to[:] = grey[:, None, None]
-        to = to[(slice(None), *letterbox.inside)]
+        rows, columns = letterbox.inside
+        to = to[:, rows, columns]
     antialias = rule not in (PLAIN, PLAIN_LETTERBOX)
     _pictures.network_input(picture, to, window, flip, antialias, *scale)
 

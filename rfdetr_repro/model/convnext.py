@@ -71,6 +71,9 @@ class Halving(nn.Module):
 class ConvStage(nn.Module):
     """Blocks of one width, after a halving of the map in all stages but the first."""
 
+    halving: Halving | None
+    blocks: nn.ModuleList
+
     def __init__(self, channels_in: int | None, width: int, depth: int, layer_scale: bool) -> None:
         """``channels_in`` None: the map comes from the stem, with ``width`` channels."""
         super().__init__()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_device,
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.processes,
     )
     comparison.check(contenders)
-    source = write_embedded(args.out / "data") if data is None else data
+    source = DataSource.of(write_embedded(args.out / "data")) if data is None else data
     splits = read_splits(source)
     if "val" not in splits:
         raise InputError("the backbones are compared on a val split", source, "add a val split")

@@ -130,7 +130,7 @@ def deployed(model: Any) -> Detector:
     """
     merge_normalisations(merge_parallel_convolutions(model))
     backbone = getattr(model.model.conv_encoder, "backbone", None)
-    if hasattr(backbone, "rope_embeddings"):
+    if backbone is not None and hasattr(backbone, "rope_embeddings"):
         backbone.rope_embeddings = _Positions(backbone.rope_embeddings)
     decoder = model.model.decoder
     last = len(model.model.decoder.layers) - 1

@@ -305,9 +305,9 @@ def _alike(value: object, default: object) -> bool:
     if isinstance(default, int):
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if isinstance(default, float):
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        )
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return math.isfinite(value)
     return isinstance(value, type(default))
 
 

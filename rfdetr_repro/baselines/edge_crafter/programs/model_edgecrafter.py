@@ -5,6 +5,7 @@ Exit code 64: libreyolo cannot be imported, or has no EdgeCrafter.
 """
 
 import sys
+from typing import Any
 
 try:
     import libreyolo
@@ -18,19 +19,19 @@ except ImportError as error:
 class Detector(torch.nn.Module):
     """Images (1, 3, H, W) -> boxes, logits and, with masks, mask logits."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         """``model``: libreyolo's network."""
         super().__init__()
         self.model = model
 
-    def forward(self, images):
+    def forward(self, images: Any) -> tuple[Any, ...]:
         """Boxes cxcywh in 0..1 (1, Q, 4), logits (1, Q, C) and maybe mask logits (1, Q, h, w)."""
         outputs = self.model(images)
         keys = ("pred_boxes", "pred_logits", "pred_masks")
         return tuple(outputs[key] for key in keys if key in outputs)
 
 
-def build(name):
+def build(name: str) -> Any:
     """The deployed model called ``name``, such as ``ec-s`` or ``ec-s-seg``."""
     size, *masks = name.removeprefix("ec-").split("-")
     torch.manual_seed(0)
@@ -39,7 +40,7 @@ def build(name):
     return Detector(model.deploy()).eval().requires_grad_(False)
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Of the packages."""
     return {
         "libreyolo": getattr(libreyolo, "__version__", "unknown"),

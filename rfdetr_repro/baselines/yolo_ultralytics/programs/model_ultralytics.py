@@ -7,6 +7,7 @@ the weights are of another model.
 
 import copy
 import sys
+from typing import Any
 
 import torch
 import ultralytics
@@ -17,7 +18,7 @@ OTHER_WEIGHTS = 66
 EMBEDDING = 512  # numbers of a text embedding in YOLOE
 
 
-def build(name, weights=None):
+def build(name: str, weights: str | None = None) -> Any:
     """The model ``name`` with random weights, or with those of the file ``weights``."""
     torch.manual_seed(0)
     try:
@@ -32,7 +33,7 @@ def build(name, weights=None):
     return loaded
 
 
-def deployed_params(model):
+def deployed_params(model: Any) -> int:
     """Parameters that the exported file holds: normalisation folded, branches for training and for
     prompts dropped.
     """
@@ -46,7 +47,7 @@ def deployed_params(model):
     return used - sum(unused)
 
 
-def _loaded(weights, named, name):
+def _loaded(weights: str, named: Any, name: str) -> Any:
     """The model in the file ``weights``, if its layers are those of ``named``."""
     loaded = YOLO(weights)
     if _shape(named.model) != _shape(loaded.model):
@@ -56,12 +57,12 @@ def _loaded(weights, named, name):
     return loaded
 
 
-def _told(model):
+def _told(model: Any) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     return f"{count:,} parameters and the head {type(model.model[-1]).__name__}"
 
 
-def _shape(model):
+def _shape(model: Any) -> tuple[Any, ...]:
     """What tells one model from another whatever its classes are: the tensors before the head, the
     head's kind, and how the head codes a box.
     """
@@ -71,7 +72,7 @@ def _shape(model):
     return tensors, type(head).__name__, coding
 
 
-def _classes_of_yoloe(model, named):
+def _classes_of_yoloe(model: Any, named: bool) -> None:
     """Gives a YOLOE with random weights random classes; a file of weights must have its own."""
     if named:
         embeddings = torch.nn.functional.normalize(torch.randn(1, 80, EMBEDDING), dim=-1)
