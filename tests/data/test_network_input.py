@@ -20,6 +20,7 @@ SEARCHED = ("rfdetr_repro", "baselines", "benchmarks", "reports")
 SCALES = {"resize", "thumbnail", "interpolate", "zoom", "grid_sample", "warpAffine", "Resize"}
 # what is scaled elsewhere, and why it is no network input
 OTHERS = {
+    ("benchmarks/studies/upstream_masks.py", "case_of"): "smooth random logits",
     ("rfdetr_repro/data/embedded/compose.py", "_background"): "draws a picture of the data set",
     ("rfdetr_repro/data/embedded/compose.py", "_scaled"): "draws a picture of the data set",
     ("rfdetr_repro/bench/scopes.py", "picture_bytes"): "draws the picture that is encoded",
