@@ -18,10 +18,10 @@
 namespace rfdetr::deploy {
 
 // The fields of rfdetr_repro.export.artifact.Manifest; another field may mean work that this program does not do.
-inline constexpr std::array<std::string_view, 24> kFields = {
-    "sha256", "size_bytes", "model",       "class_names", "category_ids", "inputs",        "outputs",  "params",
-    "flops",  "precision",  "format",      "opset",       "input_range",  "normalisation", "contract", "resize",
-    "schema", "packages",   "onnx_sha256", "build",       "islands",      "census",        "adoption", "batch"};
+inline constexpr std::array<std::string_view, 25> kFields = {
+    "sha256",      "size_bytes", "model",   "class_names", "category_ids",  "inputs",   "outputs",  "params", "flops",
+    "precision",   "format",     "opset",   "input_range", "normalisation", "contract", "resize",   "schema", "packages",
+    "onnx_sha256", "build",      "islands", "census",      "adoption",      "batch",    "quantised"};
 
 // How a picture becomes the size of the input (rfdetr_repro/spec/resize_rules.py).
 struct ResizeRule {

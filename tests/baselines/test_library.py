@@ -89,7 +89,8 @@ def test_an_adopted_export_gives_the_librarys_own_detections(family: str, tmp_pa
     """Sigmoid, choice among all (query, class) pairs and corners, after normalisation, all inside
     the file.
     """
-    model = library_model(family)
+    # of random weights, those that find several classes
+    model = library_model(family, seed=6 if family == "deimv2-transformer" else 0)
     batch = images()
     assert smallest_lead(model, normalised(family, batch)) > CLEAR
     expected = own_post_processing(family, model(normalised(family, batch)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rfdetr_repro.baselines.card import read_card
@@ -124,6 +125,22 @@ class _Positions(nn.Module):
         return self.known[key]
 
 
+class _WithoutRegisters(nn.Module):
+    """The tokens of a ViT that has no registers. The library concatenates an empty tensor of
+    registers, which PyTorch's exporter to ONNX counts as one token.
+    """
+
+    def __init__(self, library_module: Any) -> None:
+        super().__init__()
+        self.cls_token = library_module.cls_token
+        self.patch_embeddings = library_module.patch_embeddings
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> class token and patches (B, 1 + H W / patch^2, width)."""
+        patches = self.patch_embeddings(images).flatten(2).transpose(1, 2)
+        return torch.cat((self.cls_token.expand(len(images), -1, -1), patches), 1)
+
+
 def deployed(model: Any) -> Detector:
     """The authors' ``deploy``: convolutions merged, heads of other layers than the last dropped;
     alters ``model``.
@@ -132,6 +149,8 @@ def deployed(model: Any) -> Detector:
     backbone = getattr(model.model.conv_encoder, "backbone", None)
     if backbone is not None and hasattr(backbone, "rope_embeddings"):
         backbone.rope_embeddings = _Positions(backbone.rope_embeddings)
+        if not backbone.embeddings.register_tokens.shape[1]:
+            backbone.embeddings = _WithoutRegisters(backbone.embeddings)
     decoder = model.model.decoder
     last = len(model.model.decoder.layers) - 1
     for heads in (decoder.class_embed, decoder.lqe_layers):
