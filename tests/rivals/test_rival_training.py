@@ -303,7 +303,14 @@ def test_weights_of_another_model_are_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rtdetr-pico", "lwdetr-pico", "dfine-pico"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lwdetr-pico",
+        pytest.param("rtdetr-pico", marks=pytest.mark.parity),
+        pytest.param("dfine-pico", marks=pytest.mark.parity),
+    ],
+)
 def test_two_images_are_learnt(folder: Path, tmp_path: Path, name: str) -> None:
     """A rival that sees two images again and again finds their objects."""
     split = read_split(folder, "val")
