@@ -51,6 +51,7 @@ from .pdf_table import draw_table, least_height
 
 SMALLEST = 0.84  # of its height that a drawing may have to stay on a page
 MOST_IN_PARAGRAPH = 24  # headings; more are a list with the numbers of their pages
+KEPT_TOGETHER = 4  # facts at the end of a list that a page break does not part
 NO_DATE = datetime(1980, 1, 1, tzinfo=timezone.utc)  # of a run that tells no date
 
 
@@ -160,9 +161,16 @@ def _facts(pages: Pages, block: Facts) -> None:
     pages.set_font(FONT, size=9.0)
     names = [shortened(drawable(name), 80) for name, _ in block.pairs]
     column = min(0.45 * pages.epw, 14 + max(map(pages.get_string_width, names)))
-    for name, (_, value) in zip(names, block.pairs, strict=True):
-        height = pages.height_of(name, 9.0, column - 10)
-        pages.need(max(height, min(pages.height_of(value, 9.0, pages.epw - column), 5 * 13.1)))
+    heights = [
+        max(
+            pages.height_of(name, 9.0, column - 10),
+            min(pages.height_of(value, 9.0, pages.epw - column), 5 * 13.1),
+        )
+        for name, (_, value) in zip(names, block.pairs, strict=True)
+    ]
+    together = max(0, len(names) - KEPT_TOGETHER)
+    for place, (name, (_, value)) in enumerate(zip(names, block.pairs, strict=True)):
+        pages.need(sum(heights[place:]) if place == together else heights[place])
         page, top = pages.page, pages.y
         margin = pages.r_margin
         pages.set_right_margin(pages.w - pages.l_margin - column + 10)

@@ -291,3 +291,12 @@ def test_a_drawing_is_clipped_to_its_axes(tmp_path):
         else []
     )
     assert operators.count(b"W") + operators.count(b"W*") >= 2
+
+
+@pytest.mark.parametrize("above", range(40, 60))
+def test_a_page_break_leaves_no_single_fact_behind(tmp_path, above):
+    """However much stands above a list of facts, the last page holds several or all of them."""
+    pairs = [(f"name {number}", f"value {number}") for number in range(12)]
+    reader = written(tmp_path, Bullets([f"line {number}" for number in range(above)]), Facts(pairs))
+    on_last = reader.pages[-1].extract_text().count("value")
+    assert on_last >= 4
