@@ -107,6 +107,20 @@ def merge_normalisations(model: nn.Module) -> nn.Module:
     return model
 
 
+def last_layer_alone(model: Any) -> Detector:
+    """transformers' D-FINE or DEIMv2 with the heads of the decoder's last layer and without those
+    of the other layers, which only training reads; alters ``model``.
+    """
+    decoder = model.model.decoder
+    last = len(decoder.layers) - 1
+    for heads in (decoder.class_embed, decoder.lqe_layers):
+        for index in range(last):
+            heads[index] = nn.Identity()
+    model.class_embed = decoder.class_embed
+    model.bbox_embed = decoder.bbox_embed
+    return Detector(model, choose_first=True)
+
+
 def _sides(block: Any) -> tuple[Any, ...]:
     return block.conv1.conv.kernel_size, block.conv2.conv.kernel_size
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from rfdetr_repro.baselines.card import read_card
 from rfdetr_repro.baselines.deployed import (
     Detector,
+    last_layer_alone,
     merge_normalisations,
     merge_parallel_convolutions,
 )
@@ -95,14 +94,7 @@ def deployed(model: Any) -> Detector:
     alters ``model``.
     """
     merge_normalisations(merge_parallel_convolutions(model))
-    decoder = model.model.decoder
-    last = len(model.model.decoder.layers) - 1
-    for heads in (decoder.class_embed, decoder.lqe_layers):
-        for index in range(last):
-            heads[index] = nn.Identity()
-    model.class_embed = decoder.class_embed
-    model.bbox_embed = decoder.bbox_embed
-    return Detector(model, choose_first=True)
+    return last_layer_alone(model)
 
 
 def evaluated(model: Any) -> Detector:

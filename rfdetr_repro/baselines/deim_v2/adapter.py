@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rfdetr_repro.baselines.card import read_card
 from rfdetr_repro.baselines.deployed import (
     Detector,
+    last_layer_alone,
     merge_normalisations,
     merge_parallel_convolutions,
 )
@@ -151,14 +152,7 @@ def deployed(model: Any) -> Detector:
         backbone.rope_embeddings = _Positions(backbone.rope_embeddings)
         if not backbone.embeddings.register_tokens.shape[1]:
             backbone.embeddings = _WithoutRegisters(backbone.embeddings)
-    decoder = model.model.decoder
-    last = len(model.model.decoder.layers) - 1
-    for heads in (decoder.class_embed, decoder.lqe_layers):
-        for index in range(last):
-            heads[index] = nn.Identity()
-    model.class_embed = decoder.class_embed
-    model.bbox_embed = decoder.bbox_embed
-    return Detector(model, choose_first=True)
+    return last_layer_alone(model)
 
 
 def evaluated(model: Any) -> Detector:
