@@ -89,7 +89,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "deploy and measure": {
         "export": _verb(
-            "write an architecture of a checkpoint as an artifact", "export.command", "export"
+            "write an architecture of a checkpoint as an artifact", "export_command", "export"
         ),
         "half": _verb(
             "convert a float32 ONNX artifact to float16", "export.half_command", "export.half"

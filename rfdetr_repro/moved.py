@@ -70,6 +70,7 @@ MOVED = {
     "export.aten": "export.onnx.aten",
     "export.backends": "runtime.backends",
     "export.census": "export.tensorrt.census",
+    "export.command": "export_command",
     "export.cuda_device": "export.tensorrt.cuda_device",
     "export.graph": "export.onnx.graph",
     "export.islands": "export.float32_regions",

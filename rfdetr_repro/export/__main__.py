@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rfdetr_repro.spec.launch import Program
 
-main = Program("rfdetr_repro.export.command")
+main = Program("rfdetr_repro.export_command")
 
 if __name__ == "__main__":
     main.run()

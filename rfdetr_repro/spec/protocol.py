@@ -48,6 +48,7 @@ FILE_PRECISIONS = (*PRECISIONS, "int8")  # that files are exported in
 MEASURED_PRECISIONS = (*FILE_PRECISIONS, "bf16")
 # precision -> largest loss of AP against float32, in points, unless a command sets another
 AP_GATES = {"fp16": 0.3, "int8": 0.5, "bf16": 0.3}
+CALIBRATION_IMAGES = 64  # training images from which the ranges of INT8 are taken
 MODES = ("buffered", "sustained")  # modes that a campaign measures
 QUANTILES = ("median", "p90", "p95", "p99")  # statistics of a latency that can have a ceiling
 PAPER_WAIT_MS = 200.0

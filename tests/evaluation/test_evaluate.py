@@ -16,12 +16,12 @@ from samples_coco import random_detections, random_document, write_folder
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_artifact, tiny_detector
 
 from rfdetr_repro import evaluate
+from rfdetr_repro import export_command as export
 from rfdetr_repro.bench import accuracy
 from rfdetr_repro.bench.accuracy import accuracy_of, detect_split
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.diagnosis import diagnose
-from rfdetr_repro.export import command as export
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import save_released

@@ -21,10 +21,10 @@ from rfdetr_repro.bench.suppression import suppression_ms
 from rfdetr_repro.export.adopt import adoption as module
 from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import load_artifact
-from rfdetr_repro.export.command import main as export_main
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.onnx.nms import Nms
 from rfdetr_repro.export.onnx.shapes import multiply_adds
+from rfdetr_repro.export_command import main as export_main
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError, run_main

@@ -18,8 +18,8 @@ from samples_coco import random_document, write_folder
 from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
 from samples_onnx import written
 
+from rfdetr_repro import export_command
 from rfdetr_repro.data.coco import CocoSplit, read_split
-from rfdetr_repro.export import command as export_command
 from rfdetr_repro.export.artifact import Artifact, load_artifact, write_artifact
 from rfdetr_repro.export.int8.audit import Audit, Detected, Switched, audit, disagreement
 from rfdetr_repro.export.int8.calibration import calibration_set

@@ -53,7 +53,7 @@ MODULES = {
     "compare": "rfdetr_repro.bench.command.compare",
     "report": "rfdetr_repro.report.command",
     "reproduce": "rfdetr_repro.reproduce.command",
-    "export": "rfdetr_repro.export.command",
+    "export": "rfdetr_repro.export_command",
     "train": "rfdetr_repro.train.command",
     "search": "rfdetr_repro.search.command",
     "finetune": "rfdetr_repro.search.finetune",

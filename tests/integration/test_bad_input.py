@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from rfdetr_repro import evaluate, predict
+from rfdetr_repro import export_command as export
 from rfdetr_repro.bench.command import run as bench
 from rfdetr_repro.cli import main as cli
-from rfdetr_repro.export import command as export
 from rfdetr_repro.reproduce import command as reproduce
 from rfdetr_repro.search import command as search
 from rfdetr_repro.spec.errors import run_main

@@ -19,13 +19,13 @@ from samples_exported import detector as detector_file
 from samples_exported import ultralytics
 from tiny import SPACE, tiny_detector
 
+from rfdetr_repro import export_command as export
 from rfdetr_repro import predict
 from rfdetr_repro.api import RFDETR
 from rfdetr_repro.data.decoding import decode_reduced
 from rfdetr_repro.data.media import Medium, media
 from rfdetr_repro.data.video import Frame, VideoFile, frames
 from rfdetr_repro.evaluation.predict_images import as_pictures
-from rfdetr_repro.export import command as export
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import with_classes
 from rfdetr_repro.spec.errors import EXIT_FAILED, InputError, run_main

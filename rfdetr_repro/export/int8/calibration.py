@@ -18,10 +18,9 @@ from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.export.artifact import Manifest
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import CALIBRATION_IMAGES
 
 Array = np.ndarray[Any, Any]
-IMAGES = 64
-MOST_IMAGES = 100_000
 SEED = 0
 
 
@@ -115,7 +114,9 @@ class Noise:
             yield {manifest.inputs[0].name: random.random(shape, dtype=np.float32)}
 
 
-def calibration_set(split: CocoSplit, count: int = IMAGES, seed: int = SEED) -> CalibrationSet:
+def calibration_set(
+    split: CocoSplit, count: int = CALIBRATION_IMAGES, seed: int = SEED
+) -> CalibrationSet:
     """``count`` different images of ``split`` drawn by ``seed``, or all where there are fewer.
 
     Raises :class:`InputError` for a split without images.

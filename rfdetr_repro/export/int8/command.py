@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import folder_name, number, whole
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import AP_GATES, CALIBRATION_IMAGES
 
-DEFAULT_POINTS = 0.5
-DEFAULT_IMAGES = 64
+if TYPE_CHECKING:
+    from .conversion import Score
+
 SPLITS = ("train", "val")
 
 
@@ -28,14 +29,14 @@ def add_int8(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="largest loss of AP, in points, of the INT8 file against the float32 file on --split; "
         f"if no file keeps it, nothing is written and the exit code is 1 (default: "
-        f"{DEFAULT_POINTS})",
+        f"{AP_GATES['int8']})",
     )
     group.add_argument(
         "--calibration-images",
         type=whole(1, 100_000),
         metavar="NUMBER",
         help="number of training images from which the ranges of the activations are taken, drawn "
-        f"by a fixed seed (default: {DEFAULT_IMAGES})",
+        f"by a fixed seed (default: {CALIBRATION_IMAGES})",
     )
     group.add_argument(
         "--split",
@@ -66,8 +67,8 @@ class Calibrated:
                 "--precision int8 needs training images to calibrate on",
                 hint="give --data DIR, the data set that the model was trained on",
             )
-        self.points = DEFAULT_POINTS if args.ap_gate is None else args.ap_gate
-        self.images = args.calibration_images or DEFAULT_IMAGES
+        self.points = AP_GATES["int8"] if args.ap_gate is None else args.ap_gate
+        self.images = args.calibration_images or CALIBRATION_IMAGES
         self.train = read_split(source, "train")
         self.scored = read_split(source, args.split or "val", self.train.classes)
         if not len(self.scored.table.ids):
@@ -78,17 +79,16 @@ class Calibrated:
                 "choose another --split",
             )
 
-    def convert(self, wide: Artifact, out: Path, keep: Iterable[str]) -> Artifact:
+    def convert(self, wide: Artifact, out: Path, keep: Iterable[str], score: Score) -> Artifact:
         """Writes the INT8 form of the float32 artifact ``wide`` as ``out``; prints what became
         INT8.
+
+        ``keep``: nodes or operators to keep in float32. ``score``: AP of a file on ``scored``, as
+        :class:`~.conversion.Gate` takes it. Raises as :func:`~.conversion.int8_artifact`.
         """
         from .calibration import calibration_set
         from .conversion import Gate, Wishes, int8_artifact, summary
 
-        # accuracy is measured by the layer that stands above the exports, with the same session
-        # and the same evaluation as every other accuracy of a file
-        accuracy = importlib.import_module("rfdetr_repro.bench.accuracy")
-        score = accuracy.ap_by_kind(wide, self.scored)
         data = f"{self.scored.name}/{self.scored.split}"
         made = int8_artifact(
             wide,

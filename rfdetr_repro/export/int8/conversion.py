@@ -23,6 +23,7 @@ from rfdetr_repro.records.record import Quantised
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.metrics import decimals, percent
+from rfdetr_repro.spec.protocol import AP_GATES
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .audit import Audit, Progress, Switched, audit
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
 Score = Callable[[Artifact], "Mapping[str, float]"]
-GATE_POINTS = 0.5  # points of AP that an INT8 file may lose
 FLOAT_SHARES = (0.01, 0.05, 0.1, 0.2, 0.4)  # parts of the work that may stay in float32, in turn
 AUDIT_IMAGES = 4
 
@@ -50,7 +50,7 @@ class Gate:
 
     score: Score
     data: str
-    points: float = GATE_POINTS
+    points: float = AP_GATES["int8"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Exports one architecture of a trained supernet:
 
 python -m rfdetr_repro.export --model runs/embedded --arch r128-p16-w1-d2-q25 --out model.onnx
+
+The command stands above the benchmark, whose AP decides whether an INT8 file is written.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check(args)
     asked = None if args.arch is None else parse_arch(args.arch)
     data = Calibrated(args) if args.precision == "int8" else None
-    from .deployed import FileFacts, loaded_weights
+    from rfdetr_repro.export.deployed import FileFacts, loaded_weights
 
     facts = FileFacts(args.size, labels_given(args.labels), asked, args.shape, args.antialias)
     found = loaded_weights(args.model, facts)
@@ -165,10 +167,9 @@ def _written(
     data: Calibrated | None,
 ) -> Artifact:
     """The ONNX file, or the file for PyTorch, in the precision and for the batch of ``args``."""
+    from rfdetr_repro.export.half import audited_half, summary
     from rfdetr_repro.export.onnx.exporter import export_onnx
-
-    from .half import audited_half, summary
-    from .torch import export_torch
+    from rfdetr_repro.export.torch import export_torch
 
     if args.precision == "fp32":
         export = export_torch if args.to == "torch" else export_onnx
@@ -176,7 +177,9 @@ def _written(
     with temporary_folder() as folder:  # the audit runs the float32 graph
         wide = export_onnx(subnet, Path(folder, "fp32.onnx"), meta=meta, batch=args.batch)
         if data is not None:
-            return data.convert(wide, out, args.islands)
+            from rfdetr_repro.bench.accuracy import ap_by_kind
+
+            return data.convert(wide, out, args.islands, ap_by_kind(wide, data.scored))
         artifact = audited_half(wide, out, pictures=args.audit_images, islands=args.islands)
     print(summary(artifact))
     return artifact
