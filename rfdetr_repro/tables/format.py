@@ -70,7 +70,8 @@ def render(
     if form == "csv":
         return _csv([tidy(table) for table in tables])
     if form == "text":
-        return "\n".join(text_of(table.in_lines(), width, colour) for table in tables)
+        shown = [table.without_unmeasured_columns().in_lines() for table in tables]
+        return "\n".join(text_of(table, width, colour) for table in shown)
     if form == "latex":
         return "\n".join(latex_of(split_intervals(table).in_lines()) for table in tables)
     return "\n".join(_markdown(table.in_lines()) for table in tables)

@@ -110,6 +110,20 @@ class Table:
         ]
         return replace(self, columns=kept)
 
+    def without_unmeasured_columns(self) -> Table:
+        """The table without the columns, but for the first, in which every cell is empty or not
+        measured. A table with published cells keeps them: there, a missing measurement is what the
+        column tells.
+        """
+        if self.mixed:
+            return self
+        kept = [
+            column
+            for index, column in enumerate(self.columns)
+            if not index or any(_says(row.get(column.key, Cell())) for row in self.rows)
+        ]
+        return replace(self, columns=kept)
+
     def in_lines(self) -> Table:
         """The table with title, labels, sections and notes in one line each; cells handle their own
         text.
@@ -125,6 +139,10 @@ class Table:
             sections=[one_line(text) for text in self.sections],
             notes=[one_line(text) for text in self.notes],
         )
+
+
+def _says(cell: Cell) -> bool:
+    return bool(cell.text) or cell.state == UNAVAILABLE
 
 
 def one_line(text: str) -> str:

@@ -111,6 +111,20 @@ def test_not_measured_and_not_measurable_look_different():
     ].state == UNAVAILABLE and "no package ultralytics" in " ".join(half.notes)
 
 
+def test_text_leaves_out_columns_in_which_nothing_was_measured():
+    columns = [Column(key, f"column {key}") for key in "abcde"]
+    table = Table("t", "title", columns)
+    silent = {"a": Cell(state=MISSING), "b": Cell(state=MISSING), "e": Cell(state=UNAVAILABLE)}
+    table.add({**silent, "d": Cell("1.0", MEASURED)})
+    table.add({**silent, "d": Cell(state=MISSING)})
+    shown = table.without_unmeasured_columns()
+    assert [column.key for column in shown.columns] == ["a", "d", "e"]
+    text = render([table], "text")
+    assert "column d" in text and "column e" in text and "column b" not in text
+    table.add({"c": Cell("2.0", PUBLISHED)})
+    assert table.without_unmeasured_columns() is table
+
+
 def test_what_this_machine_has_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("RFDETR_COCO", str(tmp_path))
     assert "coco-val2017" in Here.detect().data
@@ -319,6 +333,22 @@ def test_the_frontier_table_names_what_was_not_measured_and_what_lost():
         by_arch["r128-p16-w1-d2-q25"]["front"].text,
         by_arch["r128-p16-w2-d0-q10"]["front"].text,
     ) == ("yes", "no")
+
+
+def test_a_run_without_masks_prints_no_columns_of_masks():
+    def of(variant: str, masks: bool) -> Record:
+        record = protocol_record(Arch(128, 16, 1, 2, 25))
+        model = dataclasses.replace(record.model, variant=variant)
+        kept = record.mask_accuracy if masks else None
+        return dataclasses.replace(record, model=model, mask_accuracy=kept)
+
+    for masks in (True, False):
+        found = campaign_tables([of("nas", masks), of("nas+fine-tuning", masks)])
+        for table, form in itertools.product(found, FORMATS):
+            text = render([table], form)
+            # what a program reads has the same columns for every run
+            assert ("mask" in text) == (masks or form != "text")
+            assert "buffered" in text or table.name == "fine-tuning"
 
 
 def test_before_and_after_fine_tuning_stand_side_by_side():
