@@ -11,12 +11,15 @@ from samples_bench_command import run, sessions  # noqa: F401  # an autouse fixt
 from samples_record import fixed_record
 
 from rfdetr_repro.bench.command import runtimes
-from rfdetr_repro.bench.command.arguments import parser, precisions, protocols_of
+from rfdetr_repro.bench.command.arguments import parser
+from rfdetr_repro.bench.command.precisions import precisions
 from rfdetr_repro.bench.command.printing import gate, lines
+from rfdetr_repro.bench.command.protocols import protocols_of
 from rfdetr_repro.bench.command.runtimes import backends_of
 from rfdetr_repro.records.parts import ArtifactId, Quantised
 from rfdetr_repro.records.record import Accuracy, DataId, Record
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.errors import InputError
 
 SHA = "ab" * 32
 INSTALLED = runtimes.installed_on_cpu  # the fixture for all tests puts another in its place
@@ -120,6 +123,13 @@ def test_every_smaller_precision_has_its_own_limit() -> None:
 
 def test_precisions() -> None:
     assert precisions(parsed("--precision", "fp32,int8,bf16,int8")) == ["fp32", "int8", "bf16"]
+    assert precisions(parsed()) == []
+
+
+@pytest.mark.parametrize("given", ["int4", ",", "fp32,", "fp32 int8"])
+def test_a_wrong_precision_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match=r"unknown precision .*\(--precision\); .*fp32, fp16"):
+        precisions(parsed("--precision", given))
 
 
 def test_trained_weights_need_data_for_int8_and_the_other_rows_go_on(

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from samples_record import SHA, fixed_record
 
-from rfdetr_repro.bench.command.arguments import check, parser, precisions, protocols_of
+from rfdetr_repro.bench.command.arguments import check, parser
+from rfdetr_repro.bench.command.precisions import precisions
+from rfdetr_repro.bench.command.protocols import protocols_of
 from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.paper.published import BUFFERS_MS
 from rfdetr_repro.records.record import ArtifactId, DataId, ModelId, Record

@@ -29,14 +29,13 @@ from rfdetr_repro.spec.protocol import (
     AP_GATES,
     BACKENDS,
     MEASURED_PRECISIONS,
-    PRECISIONS,
     REAL,
     WHOLE,
     WITH_GRAPH,
     Protocol,
 )
-from rfdetr_repro.spec.ranges import choose
 
+from .precisions import precisions
 from .protocols import (
     BUILDS,
     FORMAL_S,
@@ -46,7 +45,6 @@ from .protocols import (
     QUICK_SAMPLES,
     modes_of,
 )
-from .protocols import protocols_of as protocols_of  # part of this module for its users
 from .runtimes import backends, first_backend, thread_counts
 
 Kind = TypeVar("Kind")
@@ -405,8 +403,7 @@ def check(args: argparse.Namespace) -> None:
             hint="leave one of them out",
         )
     _check_extent(args)
-    for precision in precisions(args):
-        choose(precision, MEASURED_PRECISIONS, "precision")
+    precisions(args)
     if args.cuda_graph != "off" and backend not in (*WITH_GRAPH, "torch"):
         raise InputError(
             f"the backend {backend} cannot replay a CUDA graph",
@@ -492,9 +489,3 @@ def split_names(text: str) -> list[str]:
     if not found:
         raise InputError(f"{text!r} names no split", hint="write val, or val,test")
     return found
-
-
-def precisions(args: argparse.Namespace) -> list[str]:
-    """The requested precisions; an empty list stands for each file's own precision."""
-    given = [part.strip() for part in args.precision.split(",") if part.strip()]
-    return list(dict.fromkeys(given)) or (list(PRECISIONS) if args.campaign == "table1" else [])

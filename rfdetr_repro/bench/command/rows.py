@@ -23,10 +23,11 @@ from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.model_source import FAMILY, SHIPPED, ModelSource, size_named
-from rfdetr_repro.spec.protocol import AP_GATES, Protocol
+from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.ranges import plain_name
 
-from .arguments import GRAPHS, files_of, models_of, names, precisions, split_names
+from .arguments import GRAPHS, files_of, models_of, names, split_names
+from .precisions import in_precision, precisions
 from .runtimes import backends_of, first_backend
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def artifacts_of(
             continue
         for precision in precisions(args) or [artifact.manifest.precision]:
             try:
-                found.append(_in_precision(artifact, precision, args, splits))
+                found.append(in_precision(artifact, precision, args, splits))
             except (InputError, StatedFailure) as error:
                 failures[f"{artifact.manifest.model.name} {precision}"] = error
     return found, failures
@@ -437,83 +438,3 @@ def _model(
             + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
         )
     return artifact
-
-
-def _in_precision(
-    artifact: Artifact, precision: str, args: argparse.Namespace, splits: Sequence[CocoSplit]
-) -> Artifact:
-    """The artifact in ``precision``: itself, to be computed in bfloat16, or converted once into a
-    folder next to the store that is named after the precision.
-    """
-    if artifact.manifest.precision == precision:
-        return artifact
-    if artifact.manifest.precision != "fp32":
-        raise InputError(
-            f"a file in {artifact.manifest.precision} cannot be converted to {precision}",
-            artifact.path,
-            "give the FP32 file",
-        )
-    if precision == "bf16":
-        from rfdetr_repro.runtime.bfloat16 import in_bfloat16
-
-        return in_bfloat16(artifact)
-    from rfdetr_repro.export.artifact import load_artifact
-
-    convert = {"fp16": _in_float16, "int8": _in_int8}.get(precision)
-    if convert is None:
-        raise InputError(
-            f"a file in fp32 cannot be converted to {precision}",
-            artifact.path,
-            "give the FP32 file",
-        )
-    names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
-    path = Path(args.out).parent / precision / f"{'-'.join(names)}.onnx"
-    if path.is_file() and has_manifest(path):
-        return load_artifact(path)
-    return convert(artifact, path, args, splits)
-
-
-def _in_float16(
-    artifact: Artifact, path: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
-) -> Artifact:
-    """The float16 form, with float32 islands from a range audit on the data or on noise."""
-    try:
-        half = importlib.import_module("rfdetr_repro.export.half")
-    except ImportError as error:
-        raise InputError(
-            "float16 is not available", artifact.path, "export the model in float16"
-        ) from error
-    from rfdetr_repro.bench.accuracy import audit_feeds
-
-    return half.audited_half(
-        artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)]
-    )
-
-
-def _in_int8(
-    artifact: Artifact, path: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
-) -> Artifact:
-    """The INT8 form, calibrated on the train split of the data and gated on the first split that is
-    measured; random weights are calibrated on noise where there are no data.
-    """
-    from rfdetr_repro.bench.accuracy import ap_by_kind
-    from rfdetr_repro.data.coco import read_split
-    from rfdetr_repro.export.int8.calibration import Noise, calibration_set
-    from rfdetr_repro.export.int8.conversion import Gate, int8_artifact, summary
-
-    if artifact.manifest.model.weights == "random":
-        made = int8_artifact(artifact, path, Noise())
-    elif not splits:
-        raise InputError(
-            "INT8 needs training images to calibrate on, and a split to measure the loss of AP on",
-            artifact.path,
-            "give --data, or a file that was exported with --precision int8",
-        )
-    else:
-        points = AP_GATES["int8"] if args.ap_gate is None else args.ap_gate
-        split = splits[0]
-        gate = Gate(ap_by_kind(artifact, split), f"{split.name}/{split.split}", points)
-        made = int8_artifact(artifact, path, calibration_set(read_split(args.data, "train")), gate)
-    for line in summary(made).splitlines():
-        log.info(line)
-    return made
