@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from samples_bench import fake_artifact
 from samples_bench_command import run, sessions  # noqa: F401  # an autouse fixture
+from samples_coco import picture, random_document, write_folder
 from samples_record import fixed_record
 
+from rfdetr_repro.bench import accuracy
 from rfdetr_repro.bench.command import runtimes
 from rfdetr_repro.bench.command.arguments import parser
-from rfdetr_repro.bench.command.precisions import precisions
+from rfdetr_repro.bench.command.precisions import in_precision, precisions
 from rfdetr_repro.bench.command.printing import gate, lines
 from rfdetr_repro.bench.command.protocols import protocols_of
 from rfdetr_repro.bench.command.runtimes import backends_of
+from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.export.artifact import Artifact, write_artifact
+from rfdetr_repro.export.int8 import conversion
 from rfdetr_repro.records.parts import ArtifactId, Quantised
 from rfdetr_repro.records.record import Accuracy, DataId, Record
 from rfdetr_repro.records.store import Store
@@ -141,6 +149,33 @@ def test_trained_weights_need_data_for_int8_and_the_other_rows_go_on(
     assert len(Store(tmp_path / "out" / "s.jsonl").read()) == 1
     failed = [line for line in err.splitlines() if line.startswith("failed: mine int8")]
     assert len(failed) == 1
+
+
+def test_an_int8_file_of_another_gate_or_of_other_images_is_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def convert(artifact: Artifact, path: Path, calibration: Any, gate: Any) -> Artifact:
+        made.append((calibration.sha256, gate.points))
+        return write_artifact(path, artifact.path.read_bytes(), artifact.manifest)
+
+    monkeypatch.setattr(conversion, "int8_artifact", convert)
+    monkeypatch.setattr(conversion, "summary", lambda artifact: "")
+    monkeypatch.setattr(accuracy, "ap_by_kind", lambda artifact, split: None)
+    artifact = fake_artifact(tmp_path, "mine")
+    document = random_document(0, 3)
+    for index, seed in enumerate((0, 1)):
+        folder = write_folder(tmp_path / f"data{index}", document, "val")
+        write_folder(folder, document, "train")
+        for info in document["images"]:
+            pixels = picture(info["height"], info["width"], seed)
+            Image.fromarray(pixels).save(folder / "train" / info["file_name"])
+        for points in ("0.5", "0.5", "2"):
+            args = parsed("--out", str(tmp_path / "s.jsonl"), "--ap-gate", points)
+            args.data = DataSource.of(folder)
+            in_precision(artifact, "int8", args, [read_split(args.data, "val")])
+    assert len(made) == 4 and len(set(made)) == 4
 
 
 def test_what_became_int8_is_part_of_a_record_and_not_of_its_id() -> None:

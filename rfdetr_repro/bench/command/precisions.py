@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,52 +51,65 @@ def in_precision(
         from rfdetr_repro.runtime.bfloat16 import in_bfloat16
 
         return in_bfloat16(artifact)
+    names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
+    stem = Path(args.out).parent / precision / "-".join(names)
+    convert = {"fp16": _in_float16, "int8": _in_int8}[precision]
+    return convert(artifact, stem, args, splits)
+
+
+def _once(path: Path, make: Callable[[Path], Artifact]) -> Artifact:
+    """The artifact at ``path``; made by ``make`` unless the file is there."""
     from rfdetr_repro.export.artifact import load_artifact
 
-    convert = {"fp16": _in_float16, "int8": _in_int8}[precision]
-    names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
-    path = Path(args.out).parent / precision / f"{'-'.join(names)}.onnx"
-    if path.is_file() and has_manifest(path):
-        return load_artifact(path)
-    return convert(artifact, path, args, splits)
+    return load_artifact(path) if path.is_file() and has_manifest(path) else make(path)
 
 
 def _in_float16(
-    artifact: Artifact, path: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
+    artifact: Artifact, stem: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
 ) -> Artifact:
     """The float16 form, with float32 islands from a range audit on the data or on noise."""
     from rfdetr_repro.bench.accuracy import audit_feeds
     from rfdetr_repro.export.half import audited_half
 
-    return audited_half(
-        artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)]
-    )
+    def make(path: Path) -> Artifact:
+        feeds = [feed for split in splits for feed in audit_feeds(artifact, split)]
+        return audited_half(artifact, path, feeds=feeds)
+
+    return _once(Path(f"{stem}.onnx"), make)
 
 
 def _in_int8(
-    artifact: Artifact, path: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
+    artifact: Artifact, stem: Path, args: argparse.Namespace, splits: Sequence[CocoSplit]
 ) -> Artifact:
     """The INT8 form, calibrated on the train split of the data and gated on the first split that is
-    measured; random weights are calibrated on noise where there are no data.
+    measured; random weights are calibrated on noise and not gated. Its name states the calibration
+    images and the gate: other images or another limit give another file.
     """
     from rfdetr_repro.bench.accuracy import ap_by_kind
     from rfdetr_repro.data.coco import read_split
-    from rfdetr_repro.export.int8.calibration import Noise, calibration_set
+    from rfdetr_repro.export.int8.calibration import Calibration, Noise, calibration_set
     from rfdetr_repro.export.int8.conversion import Gate, int8_artifact, summary
 
-    if artifact.manifest.model.weights == "random":
-        made = int8_artifact(artifact, path, Noise())
-    elif not splits:
-        raise InputError(
-            "INT8 needs training images to calibrate on, and a split to measure the loss of AP on",
-            artifact.path,
-            "give --data, or a file that was exported with --precision int8",
-        )
-    else:
+    calibration: Calibration = Noise()
+    gate = None
+    if artifact.manifest.model.weights != "random":
+        if not splits:
+            raise InputError(
+                "INT8 needs training images to calibrate on, and a split to measure the loss of AP "
+                "on",
+                artifact.path,
+                "give --data, or a file that was exported with --precision int8",
+            )
         points = AP_GATES["int8"] if args.ap_gate is None else args.ap_gate
         split = splits[0]
         gate = Gate(ap_by_kind(artifact, split), f"{split.name}/{split.split}", points)
-        made = int8_artifact(artifact, path, calibration_set(read_split(args.data, "train")), gate)
-    for line in summary(made).splitlines():
-        log.info(line)
-    return made
+        calibration = calibration_set(read_split(args.data, "train"))
+
+    def make(path: Path) -> Artifact:
+        made = int8_artifact(artifact, path, calibration, gate)
+        for line in summary(made).splitlines():
+            log.info(line)
+        return made
+
+    limit = "none" if gate is None else f"{gate.points:g}"
+    return _once(Path(f"{stem}-{calibration.sha256[:6]}-gate-{limit}.onnx"), make)
