@@ -28,6 +28,7 @@ from .files import output_path
 from .labels import LABELS_HELP
 from .model_source import MODEL_HELP, ModelSource, model_source
 from .ranges import plain_name
+from .train_config import TRAIN_WHOLE
 
 MOST_THREADS = 1024
 MOST_PROCESSES = 1024
@@ -415,6 +416,15 @@ def add_device(parser: argparse._ActionsContainer, use: str) -> None:
         "--device",
         choices=("cpu", "cuda"),
         help=f"device {use} (default: a GPU if there is one)",
+    )
+
+
+def add_steps(parser: argparse._ActionsContainer, text: str) -> None:
+    """Adds ``--steps``; ``text``: what is counted. Without it, the size's recipe has the number."""
+    parser.add_argument(
+        "--steps",
+        type=whole(*TRAIN_WHOLE["steps"]),
+        help=f"{text} (default: the size's recipe)",
     )
 
 

@@ -13,6 +13,7 @@ from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_device,
+    add_steps,
     add_training,
     output_folder,
     whole,
@@ -71,11 +72,7 @@ def parser() -> argparse.ArgumentParser:
     )
     recipe = arguments.add_argument_group("recipe")
     add = recipe.add_argument
-    add(
-        "--steps",
-        type=whole(*TRAIN_WHOLE["steps"]),
-        help="number of optimizer steps of each training (default: the size's recipe)",
-    )
+    add_steps(recipe, "number of optimizer steps of each training")
     add(
         "--batch-size",
         type=whole(*TRAIN_WHOLE["batch_size"]),

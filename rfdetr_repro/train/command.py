@@ -26,6 +26,7 @@ from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_device,
     add_model,
+    add_steps,
     add_training,
     input_path,
     label,
@@ -133,11 +134,7 @@ def parser() -> argparse.ArgumentParser:
     )
     recipe = arguments.add_argument_group("recipe")
     add = recipe.add_argument
-    add(
-        "--steps",
-        type=whole(*TRAIN_WHOLE["steps"]),
-        help="number of optimizer steps (default: the size's recipe)",
-    )
+    add_steps(recipe, "number of optimizer steps")
     add(
         "--batch-size",
         type=_batch_size,
