@@ -13,11 +13,11 @@ import numpy as np
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.coco_document import ImageKey
-from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, detections_in_pixels
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.evaluation.tiles import Part, Tiling, Window, detect_in_tiles
 from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.export.split_inputs import split_inputs
 from rfdetr_repro.records.record import Accuracy
 from rfdetr_repro.runtime.predictors import FilePredictor, run_on, run_on_all
 from rfdetr_repro.runtime.session import Detections, OrtSession, Session
@@ -44,20 +44,10 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 
 def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[dict[str, Array]]:
     """Model inputs for the first ``count`` images of ``split``, on which a float16 range audit runs
-    the artifact.
-
-    Each item maps the input's name to a float32 array (B, 3, H, W) in 0..1, where B is the batch of
-    the file; the first images fill up the last batch.
+    the artifact, as :func:`~rfdetr_repro.export.split_inputs.split_inputs` makes them.
     """
-    manifest = artifact.manifest
-    batch = manifest.images_per_run
-    number = min(count, len(split))
-    feeds = []
-    for place in range(0, number, batch):
-        chosen = [split.load_image(index % number) for index in range(place, place + batch)]
-        images = network_input(chosen, manifest.input_hw, manifest.resize)
-        feeds.append({manifest.inputs[0].name: images})
-    return feeds
+    places = range(min(count, len(split)))
+    return list(split_inputs(split, places, artifact.manifest))
 
 
 def label_map(manifest: HasClasses, split: CocoSplit) -> Array:

@@ -85,7 +85,7 @@ def entrant(name: str, weights: Path | None = None) -> Entrant:
     near = nearest(name, model_names())
     raise InputError(
         f"unknown model {name!r}",
-        hint=f"{f'did you mean {near}? ' if near else ''}choose of {', '.join(model_names())}",
+        hint=f"{f'did you mean {near}? ' if near else ''}choose one of {', '.join(model_names())}",
     )
 
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rfdetr_repro.data.coco import CocoSplit
-from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.export.artifact import Manifest
+from rfdetr_repro.export.split_inputs import split_inputs
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import CALIBRATION_IMAGES
 
@@ -46,20 +46,12 @@ class CalibrationSet:
         )
 
     def feeds(self, manifest: Manifest, most: int | None = None) -> Iterator[dict[str, Array]]:
-        """Inputs of the artifact with this ``manifest``, made one at a time: the input's name ->
-        float32 (B, 3, H, W) in 0..1, resized by the manifest's rule.
+        """Inputs of the artifact with this ``manifest``, as
+        :func:`~rfdetr_repro.export.split_inputs.split_inputs` makes them.
 
-        ``most``: number of images at most. The first images fill up the last batch.
+        ``most``: number of images at most.
         """
-        batch = manifest.images_per_run
-        places = self.places[:most]
-        for start in range(0, len(places), batch):
-            chosen = [
-                self.split.load_image(places[index % len(places)])
-                for index in range(start, start + batch)
-            ]
-            images = network_input(chosen, manifest.input_hw, manifest.resize)
-            yield {manifest.inputs[0].name: images}
+        return split_inputs(self.split, self.places[:most], manifest)
 
 
 class Calibration(Protocol):
