@@ -34,15 +34,17 @@ def rotation(
     repeats both; period k of a quarter is theta^(4k / head_dim) half images. The first ``prefix``
     tokens of each window have angle 0.
     """
-    frequencies = 1 / theta ** torch.arange(0, 1, 4 / head_dim, dtype=torch.float32)
-    rows, columns = (
-        2 * (torch.arange(0.5, side, dtype=torch.float32) / side) - 1 for side in grid_hw
-    )
-    centres = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
-    angles = (2 * math.pi * centres[..., None] * frequencies).flatten(-2).repeat(1, 1, 2)
-    angles = to_windows(angles[None], windows)  # (w*w, n, head_dim)
-    angles = F.pad(angles, (0, 0, prefix, 0))
-    return angles.cos(), angles.sin()
+    # tensors of inference mode cannot be used in training later, and these are kept
+    with torch.inference_mode(False):
+        frequencies = 1 / theta ** torch.arange(0, 1, 4 / head_dim, dtype=torch.float32)
+        rows, columns = (
+            2 * (torch.arange(0.5, side, dtype=torch.float32) / side) - 1 for side in grid_hw
+        )
+        centres = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        angles = (2 * math.pi * centres[..., None] * frequencies).flatten(-2).repeat(1, 1, 2)
+        angles = to_windows(angles[None], windows)  # (w*w, n, head_dim)
+        angles = F.pad(angles, (0, 0, prefix, 0))
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -272,6 +272,19 @@ def test_windows_keep_the_coordinates_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("kind", FIELDS)
+def test_training_goes_on_after_an_evaluation(kind: str) -> None:
+    """What a backbone keeps from a call in inference mode serves later calls with gradients."""
+    backbone = small_detector(kind).backbone
+    images = torch.randn(1, 3, 80, 48)  # a grid that no other test of this process asks for
+    with torch.inference_mode():
+        evaluated = backbone(images, 16, 1)
+    trained = backbone(images, 16, 1)
+    sum(one.square().sum() for one in trained).backward()
+    assert all(torch.equal(a, b) for a, b in zip(evaluated, trained, strict=True))
+    assert all(p.grad is not None for p in backbone.patch_embed.parameters())
+
+
+@pytest.mark.parametrize("kind", FIELDS)
 def test_recomputed_activations_change_no_gradient(kind: str) -> None:
     detector = small_detector(kind)
     images = torch.randn(1, 3, 64, 64)
