@@ -1,12 +1,11 @@
 // Registers the CPU kernels of rfdetr::ms_deform_attn and rfdetr::ms_deform_attn_fused.
 #include "../ms_deform_attn.h"
 
-#include <stdlib.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <string>
 
+#include "instruction_sets.h"
 #include "isa.h"
 
 namespace rfdetr {
@@ -49,26 +48,12 @@ using Cpu = Operators<forward, backward>;
 }  // namespace
 
 const IsaKernels& isa_kernels() {
-  static const IsaKernels& chosen = []() -> const IsaKernels& {
-    const char* wish = getenv("RFDETR_ISA");
-    const std::string name = wish ? wish : "";
-    const IsaKernels* best = nullptr;
-    const auto offer = [&](const IsaKernels& kernels, bool supported) {
-      if (supported && (name.empty() || name == kernels.name)) best = &kernels;
-    };
 #if defined(__x86_64__)
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    offer(kernels_sse41, __builtin_cpu_supports("sse4.1"));
-    offer(kernels_avx2, avx2);
-    offer(kernels_avx512, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
+  static const IsaKernels* const builds[] = {&kernels_sse41, &kernels_avx2, &kernels_avx512};
 #else
-    offer(kernels_plain, true);
+  static const IsaKernels* const builds[] = {&kernels_plain};
 #endif
-    STD_TORCH_CHECK(best, "this processor has no kernels for RFDETR_ISA=\"", name,
-                    "\": choose sse4.1, avx2 or avx512 as it supports them (plain on other architectures), or leave it unset");
-    return *best;
-  }();
+  static const IsaKernels& chosen = widest(builds);
   return chosen;
 }
 

@@ -42,6 +42,7 @@ Tensor network_input(const Tensor& pictures, int64_t height, int64_t width, cons
       {numbers[3], numbers[4], numbers[5]},
   };
   pictures::check(call);
+  pictures::isa_kernels();  // raises before parallel_for, in which errors lose their text
   call.to_plane = height * width;
   Tensor result = torch::stable::new_empty(pictures, {batch, 3, height, width}, ScalarType::Float);
   const uint8_t* from = static_cast<const uint8_t*>(pictures.const_data_ptr());

@@ -8,12 +8,12 @@
 #pragma once
 
 #include <stdint.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <stdexcept>
-#include <string>
 #include <vector>
+
+#include "instruction_sets.h"
 
 namespace rfdetr {
 namespace pictures {
@@ -67,31 +67,15 @@ struct IsaKernels {
 
 #if defined(__x86_64__)
 extern const IsaKernels kernels_sse41, kernels_avx2, kernels_avx512;
+inline const IsaKernels* const kBuilds[] = {&kernels_sse41, &kernels_avx2, &kernels_avx512};
 #else
 extern const IsaKernels kernels_plain;
+inline const IsaKernels* const kBuilds[] = {&kernels_plain};
 #endif
 
-// The widest instruction set of this processor; RFDETR_ISA chooses another, as for the attention kernels.
+// The widest build that this processor runs, or the build that RFDETR_ISA in the environment (read once) names.
 inline const IsaKernels& isa_kernels() {
-  static const IsaKernels& chosen = []() -> const IsaKernels& {
-    const char* wish = getenv("RFDETR_ISA");
-    const std::string name = wish ? wish : "";
-    const IsaKernels* best = nullptr;
-    const auto offer = [&](const IsaKernels& kernels, bool supported) {
-      if (supported && (name.empty() || name == kernels.name)) best = &kernels;
-    };
-#if defined(__x86_64__)
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    offer(kernels_sse41, __builtin_cpu_supports("sse4.1"));
-    offer(kernels_avx2, avx2);
-    offer(kernels_avx512, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
-#else
-    offer(kernels_plain, true);
-#endif
-    if (!best) throw std::runtime_error("this processor has no kernels for RFDETR_ISA=\"" + name + "\"");
-    return *best;
-  }();
+  static const IsaKernels& chosen = widest(kBuilds);
   return chosen;
 }
 

@@ -105,9 +105,15 @@ def test_every_instruction_set(isa: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_unknown_instruction_set_is_an_error() -> None:
-    code = "from rfdetr_repro.ops import ms_deform_attn as f; from torch import zeros as z; "
-    code += "f(z(1, 1, 1, 1), [(1, 1)], z(1, 1, 1, 1, 1, 2), z(1, 1, 1, 1, 1))"
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ops.ms_deform_attn(z(1, 1, 1, 1), [(1, 1)], z(1, 1, 1, 1, 1, 2), z(1, 1, 1, 1, 1))",
+        "ops.network_input(z(2, 4, 4, 3).byte(), 2, 2)",
+    ],
+)
+def test_unknown_instruction_set_is_an_error(call: str) -> None:
+    code = f"from rfdetr_repro import ops; from torch import zeros as z; {call}"
     environment = {**os.environ, "RFDETR_ISA": "mmx"}
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
