@@ -81,12 +81,11 @@ class Comparison:
     processes: int | None = None
 
     def preset_of(self, contender: Contender) -> Preset:
-        """The size with the contender's backbone, at the architecture of ``row``, with one window
-        per side for all where a contender has no windows. Raises :class:`InputError` where the
-        backbone cannot have its patch.
+        """The size with the contender's backbone, at the architecture of ``row``, but with one
+        window per side where the backbone has no windows. Raises :class:`InputError` where the
+        backbone cannot have the patch of ``row``.
         """
-        named = backbone_named(contender.name)
-        preset, _ = with_backbone(self.row, named)
+        preset, _ = with_backbone(self.row, backbone_named(contender.name))
         return preset
 
     def check(self, contenders: Sequence[Contender]) -> tuple[Preset, ...]:

@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from .backbones import RESULTS, Comparison, table
 
-    contenders = _contenders(names, dict(args.weights))
+    contenders = _contenders(names, args.weights)
     comparison = Comparison(
         row,
         config,
@@ -190,14 +190,21 @@ def _fits(row: Preset, name: str) -> bool:
         return False
 
 
-def _contenders(names: Sequence[str], folders: dict[str, Path]) -> list[Contender]:
+def _contenders(names: Sequence[str], weights: Sequence[tuple[str, Path]]) -> list[Contender]:
     """The backbones with their weights. Raises :class:`InputError` for weights of a backbone that
-    is not compared, and for a folder with another backbone.
+    is not compared or has weights already, and for a folder with another backbone.
     """
     from rfdetr_repro.model.checkpoints.backbone_folders import read_backbone
 
     from .backbones import Contender
 
+    folders: dict[str, Path] = {}
+    for name, path in weights:
+        if name in folders:
+            raise InputError(
+                f"--weights names {name} twice", path, "give one folder for each backbone"
+            )
+        folders[name] = path
     if unused := sorted(folders.keys() - set(names)):
         raise InputError(
             f"--weights names {unused[0]}, which is not compared", hint="add it to --backbones"

@@ -157,6 +157,7 @@ def test_backbones_are_compared_and_an_interrupted_comparison_is_resumed(
         (["--weights", "dinov3-pico"], "is not NAME=FOLDER"),
         (["--weights", "dinov3-base=FOLDER"], "which is not compared"),
         (["--weights", "dinov3-pico=FOLDER"], "not dinov3-pico"),
+        (["--weights", "dinov3-pico=FOLDER"] * 2, "names dinov3-pico twice"),
         (["--size", "nano", "--backbones", "dinov2-small,convnext-tiny"], "different windows"),
         (["--size", "base", "--backbones", "dinov2-small,convnext-tiny"], "14 px"),
         (["--size", "huge"], "unknown size"),
