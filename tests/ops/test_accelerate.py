@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
@@ -25,7 +26,7 @@ from rfdetr_repro.ops import deform_attn as operator_module
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
 
 TOLERANCE = 1e-5
-UPSTREAM = Path(__file__).resolve().parents[3] / "venv-rfdetr"
+VERSIONS_VARIABLE = "RFDETR_VERSIONS"  # names a folder with a folder for each version of rfdetr
 
 
 def tensors_of(outputs: Any) -> dict[str, Tensor]:
@@ -376,9 +377,13 @@ def test_a_scripted_model_is_refused() -> None:
 
 
 def upstream_versions() -> list[Path]:
+    """Folders with the package ``rfdetr``: the installed version, and others as they are unpacked
+    from wheels.
+    """
     installed = importlib.util.find_spec("rfdetr")
     found = [Path(installed.origin).parents[1]] if installed and installed.origin else []
-    return found + sorted((UPSTREAM / "src").glob("*/"))
+    unpacked = os.environ.get(VERSIONS_VARIABLE)
+    return found + (sorted(Path(unpacked).glob("*/")) if unpacked else [])
 
 
 VERSIONS = upstream_versions()
@@ -403,7 +408,9 @@ def upstream_attention(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
-@pytest.mark.skipif(not VERSIONS, reason="the package rfdetr is not installed")
+@pytest.mark.skipif(
+    not VERSIONS, reason=f"rfdetr is not installed, and {VERSIONS_VARIABLE} names no folder"
+)
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
 @pytest.mark.parametrize("exported", [False, True])
 @pytest.mark.parametrize("coordinates", [2, 4])

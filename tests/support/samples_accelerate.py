@@ -72,6 +72,7 @@ GROUNDING = {
     "fusion_droppath": 0.0,
     "max_text_len": 16,
 }
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
 PIXELS = 64
 
 
@@ -144,9 +145,7 @@ def _doclayout(version: int) -> Callable[[], Any]:
             more |= {"mask_feature_channels": [16, 16], "num_prototypes": 4, "x4_feat_dim": 8}
         if version == 4:
             more |= {"hidden_size": 32}
-        inner = library.HGNetV2Config(
-            **HGNET, out_features=["stage1", "stage2", "stage3", "stage4"][version != 3 :]
-        )
+        inner = library.HGNetV2Config(**HGNET, out_features=STAGES[version != 3 :])
         config = getattr(library, f"PPDocLayoutV{version}Config")(
             backbone_config=inner, encoder_in_channels=[12, 16, 20], **DECODER, **more
         )
@@ -163,7 +162,7 @@ def _deformable_detr() -> Any:
             hidden_sizes=[8, 12, 16, 20],
             depths=[1, 1, 1, 1],
             layer_type="basic",
-            out_features=["stage2", "stage3", "stage4"],
+            out_features=STAGES[1:],
         ),
         d_model=32,
         encoder_layers=1,
@@ -248,9 +247,7 @@ def _omdet_inputs() -> dict[str, Any]:
 def _mask2former() -> Any:
     library = _transformers()
     config = library.Mask2FormerConfig(
-        backbone_config=library.SwinConfig(
-            **SWIN, out_features=["stage1", "stage2", "stage3", "stage4"]
-        ),
+        backbone_config=library.SwinConfig(**SWIN, out_features=STAGES),
         feature_size=32,
         mask_feature_size=32,
         hidden_dim=32,
@@ -268,9 +265,7 @@ def _mask2former() -> Any:
 def _oneformer() -> Any:
     library = _transformers()
     config = library.OneFormerConfig(
-        backbone_config=library.SwinConfig(
-            **SWIN, out_features=["stage1", "stage2", "stage3", "stage4"]
-        ),
+        backbone_config=library.SwinConfig(**SWIN, out_features=STAGES),
         num_queries=8,
         task_seq_len=6,
         text_encoder_width=16,
