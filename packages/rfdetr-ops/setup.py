@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE / "repository" if (HERE / "repository").is_dir() else HERE.parents[1]
 OPS = REPOSITORY / "rfdetr_repro" / "ops"
 MODULES = (
+    "__init__",
     "accelerate",
     "deform_attn",
     "foreign_forms",

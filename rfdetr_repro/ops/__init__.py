@@ -1,9 +1,11 @@
-"""The compiled operators with their gradients, shape rules and references.
+"""Multi-scale deformable attention, masks from logits and a network's input from pictures as
+compiled operators, with their gradients, shape rules and references.
 
 The kernels are in csrc/, one file per device, built by setup.py into one library that this package
 loads. Without the library the import fails: there is no silent fallback. :data:`DECOMPOSITIONS`
 turns the attention operators into plain ATen for exporters:
-``exported.run_decompositions(DECOMPOSITIONS)``.
+``exported.run_decompositions(DECOMPOSITIONS)``. The distribution ``rfdetr-ops`` has a copy of this
+package.
 """
 
 from .accelerate import Acceleration, Replaced, accelerate

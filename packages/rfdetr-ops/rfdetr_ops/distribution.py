@@ -1,4 +1,8 @@
-"""What is this distribution's own: the operators' namespace in ``torch.ops``, and their errors."""
+"""What is this distribution's own: the operators' namespace in ``torch.ops``, and their errors.
+
+The modules beside this file are those of ``rfdetr_repro.ops``, and the library is compiled from the
+same sources.
+"""
 
 from __future__ import annotations
 
