@@ -8,7 +8,7 @@ weights serves every architecture, and :meth:`Backbone.sliced` cuts it out.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.model_config import ModelConfig
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Base of the backbones; ``patch_embed`` is a convolution of the image without padding, into
     which exports fold the normalisation.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ def compiles(text: str, *more: str) -> bool:
     return subprocess.run(command, input=text, capture_output=True, text=True).returncode == 0
 
 
+def links(text: str, library: str) -> bool:
+    """Whether a program with the header in ``text`` can be linked with ``library``."""
+    assert CXX is not None
+    with tempfile.TemporaryDirectory() as folder:
+        command = [CXX, "-std=c++20", "-x", "c++", "-", library, "-o", f"{folder}/program"]
+        whole = f"{text}int main() {{ return 0; }}\n"
+        return subprocess.run(command, input=whole, capture_output=True, text=True).returncode == 0
+
+
 def seeds(folder: Path, suffixes: list[str]) -> list[Path]:
     """A manifest, and small pictures of every format that can be read."""
     artifact = tiny_artifact(folder, tiny_detector())
@@ -52,7 +62,7 @@ def seeds(folder: Path, suffixes: list[str]) -> list[Path]:
 def test_spoiled_files_touch_no_other_memory(tmp_path: Path) -> None:
     assert CXX is not None
     probe = "#include <cstddef>\n#include <cstdio>\n#include <{}>\n"
-    there = [name for name in FORMATS if compiles(probe.format(FORMATS[name][0]))]
+    there = [name for name in FORMATS if links(probe.format(FORMATS[name][0]), FORMATS[name][1])]
     program = tmp_path / "readers"
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
     command = [CXX, "-std=c++20", "-O1", "-g", *checks, str(HERE / "sanitized_readers.cpp")]

@@ -393,12 +393,8 @@ def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
 
 
 def _models() -> Any:
-    try:
-        return importlib.import_module("rfdetr_repro.bench.models")
-    except ImportError as error:
-        raise InputError(
-            "models by name are not available", hint="give files with --onnx"
-        ) from error
+    """The module of models by name, which loads PyTorch."""
+    return importlib.import_module("rfdetr_repro.bench.models")
 
 
 def _categories(splits: Sequence[CocoSplit]) -> Any:
