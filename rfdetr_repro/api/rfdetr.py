@@ -264,7 +264,11 @@ class RFDETR(UpstreamMethods):
         arch = self._arch(shape)
         weights = "trained" if self.trained else "random"
         model = ModelId(
-            "rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256
+            "rfdetr",
+            name or f"rfdetr-{arch.key}",
+            weights=weights,
+            checkpoint_sha256=self.sha256,
+            trained_in=self.card.precision,
         )
         meta = ArtifactMeta(
             model, self.card.class_names, self.card.category_ids, self.card.resize_rule

@@ -199,7 +199,9 @@ class LoadedWeights(NamedTuple):
         architecture.
         """
         name = name or f"rfdetr-{self.detector.arch.key}"
-        model = ModelId("rfdetr", name, checkpoint_sha256=self.sha256)
+        model = ModelId(
+            "rfdetr", name, checkpoint_sha256=self.sha256, trained_in=self.card.precision
+        )
         return ArtifactMeta(model, self.card.class_names, self.card.category_ids, self.resize)
 
 

@@ -51,12 +51,21 @@ class Outputs(NamedTuple):
         """(B, N, H/4, W/4) or None."""
         return None if self.masks is None else self.masks.logits()
 
+    def float(self) -> Outputs:
+        """The same in float32."""
+        masks = None if self.masks is None else MaskFeatures(*(x.float() for x in self.masks))
+        return Outputs(self.logits.float(), self.boxes_cxcywh.float(), masks)
+
 
 class TrainingOutputs(NamedTuple):
     """Every supervised stage; N = groups * queries, group-major."""
 
     layers: list[Outputs]  # decoder layers 1..depth
     encoder: Outputs  # N = groups * min(queries, tokens)
+
+    def float(self) -> TrainingOutputs:
+        """The same in float32."""
+        return TrainingOutputs([layer.float() for layer in self.layers], self.encoder.float())
 
 
 class Detector(nn.Module):

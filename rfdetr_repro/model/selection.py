@@ -72,7 +72,12 @@ class GroupNorm1d(nn.Module):
 def apply_deltas(deltas: Tensor, references_cxcywh: Tensor) -> Tensor:
     """Box reparametrisation: the centre moves by delta * size, the size scales by exp(delta); all
     (..., 4), cxcywh.
+
+    Under autocast the deltas of a box head are half-precision numbers; the boxes that follow are
+    computed in the type of the references.
     """
+    if deltas.dtype != references_cxcywh.dtype and torch.is_autocast_enabled(deltas.device.type):
+        deltas = deltas.to(references_cxcywh.dtype)
     centre = deltas[..., :2] * references_cxcywh[..., 2:] + references_cxcywh[..., :2]
     return torch.cat([centre, deltas[..., 2:].exp() * references_cxcywh[..., 2:]], dim=-1)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -64,6 +64,70 @@ def to_device(module: Module, name: str | None) -> Module:
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return module.to(device)
+
+
+@contextmanager
+def products(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Makes float32 products and convolutions on a GPU round to TF32, or keeps them exact, while
+    the block runs; the previous settings are restored, whichever of PyTorch's two interfaces made
+    them. On the CPU nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = _Products.now()
+    # The older interface keeps all settings consistent; where they disagree, torch.compile and
+    # torch.get_float32_matmul_precision raise.
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+class _Products(NamedTuple):
+    """Settings of float32 products: by the older interface, then by the newer one."""
+
+    word: str  # of torch.get_float32_matmul_precision
+    convolution_allowed: bool
+    matmul: str  # "tf32", "ieee" or "none", which inherits
+    convolution: str
+    recurrent: str
+    on_cpu: str
+
+    @classmethod
+    def now(cls) -> _Products:
+        """The settings of this process. The getters of the older interface raise where the newer
+        one was set to something else; the older value is then the opposite of the newer one.
+        """
+        backends = torch.backends
+        matmul = backends.cuda.matmul.fp32_precision
+        convolution = backends.cudnn.conv.fp32_precision
+        word = "highest" if matmul == "tf32" else "high"
+        convolution_allowed = convolution != "tf32"
+        with suppress(RuntimeError):
+            word = torch.get_float32_matmul_precision()
+        with suppress(RuntimeError):
+            convolution_allowed = backends.cudnn.allow_tf32
+        recurrent = backends.cudnn.rnn.fp32_precision
+        on_cpu = backends.mkldnn.matmul.fp32_precision
+        return cls(word, convolution_allowed, matmul, convolution, recurrent, on_cpu)
+
+    def restore(self) -> None:
+        """Makes these the settings of this process again."""
+        backends = torch.backends
+        torch.set_float32_matmul_precision(self.word)
+        backends.cudnn.allow_tf32 = self.convolution_allowed
+        backends.cuda.matmul.fp32_precision = self.matmul
+        backends.cudnn.conv.fp32_precision = self.convolution
+        backends.cudnn.rnn.fp32_precision = self.recurrent
+        backends.mkldnn.matmul.fp32_precision = self.on_cpu
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device has tensor cores for TF32: GPUs of compute capability 8.0 or more."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @contextmanager

@@ -26,6 +26,9 @@ class ModelId:
     # backbone of an RF-DETR, a name of spec.backbones; None: the DINOv2 of the size, or a model of
     # another project
     backbone: str | None = None
+    # what the weights were trained in, such as "float32" or "bfloat16 backbone, TF32 decoder";
+    # None: unknown
+    trained_in: str | None = None
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,8 @@ class Record:
         model = {**vars(self.model), "arch": self.model.arch and self.model.arch.knobs()}
         if self.model.backbone is None:  # as before Records stated backbones
             del model["backbone"]
+        if self.model.trained_in is None:  # as before Records stated it
+            del model["trained_in"]
         request = {
             "source": self.source,
             "model": model,

@@ -55,6 +55,7 @@ _WITHOUT = {
     "layer_decay": 1.0,
     "component_decay": 1.0,
     "bfloat16": False,
+    "precision": "auto",
     "class_weight": 1.0,
     "l1_weight": 1.0,
     "giou_weight": 1.0,

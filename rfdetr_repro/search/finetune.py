@@ -148,7 +148,11 @@ class FineTuning:
             record
             for variant, (model, card, sha256) in models.items()
             for record in self._measure(
-                model, self._identity(variant, sha256), held_out, card, command
+                model,
+                self._identity(variant, sha256, card.precision),
+                held_out,
+                card,
+                command,
             )
         ]
 
@@ -201,9 +205,13 @@ class FineTuning:
             processes=self.processes,
         )
 
-    def _identity(self, variant: str, sha256: str) -> ModelId:
+    def _identity(self, variant: str, sha256: str, precision: str | None) -> ModelId:
         return ModelId(
-            "rfdetr", f"rfdetr-{self.arch.key}", variant=variant, checkpoint_sha256=sha256
+            "rfdetr",
+            f"rfdetr-{self.arch.key}",
+            variant=variant,
+            checkpoint_sha256=sha256,
+            trained_in=precision,
         )
 
     def _measure(

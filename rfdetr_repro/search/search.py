@@ -112,6 +112,7 @@ class Search:
             arch=arch,
             checkpoint_sha256=self.checkpoint_sha256,
             backbone=stated_backbone(self.card.config),
+            trained_in=self.card.precision,
         )
 
     @property

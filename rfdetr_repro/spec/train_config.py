@@ -48,7 +48,22 @@ TRAIN_REAL = {
 }
 
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}  # as texts of a command line
-_LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience", "freeze")
+_LATER = (
+    "sampling",
+    "multi_scale",
+    "float16",
+    "checkpoint_activations",
+    "patience",
+    "freeze",
+    "precision",
+)
+
+# What a training step computes in; losses, matching and boxes are float32 in all of them.
+# auto: bfloat16 (or float16, see TrainConfig.float16) in backbone and projector where the device is
+#   fast in it, float32 elsewhere, whose products are TF32 on GPUs of compute capability 8.0 or more
+# float32: all of it, with exact products; tf32: all of it float32, with TF32 products
+# bf16: bfloat16 in backbone, projector and decoder
+PRECISIONS = ("auto", "float32", "tf32", "bf16")
 
 # part of the detector that ``freeze`` may name -> beginnings of its parameters' names
 PARTS: dict[str, tuple[str, ...]] = {
@@ -112,11 +127,19 @@ class TrainConfig:
     # parts of the detector that training leaves unchanged, of PARTS; a text such as
     # "backbone,projector" is accepted too
     freeze: tuple[str, ...] = ()
+    precision: str = "auto"  # one of PRECISIONS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", frozen_parts(self.freeze))
         check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
+        choose(self.precision, PRECISIONS, "precision")
+        if self.precision != "auto" and (self.float16 or not self.bfloat16):
+            given = "float16=true" if self.float16 else "bfloat16=false"
+            raise InputError(
+                f"precision={self.precision} and {given} contradict each other",
+                hint="leave one of them out",
+            )
         if self.patience and not self.evaluate_every:
             raise InputError(
                 f"patience {self.patience} without evaluations", hint="set evaluate_every"

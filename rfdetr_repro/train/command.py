@@ -54,6 +54,7 @@ from rfdetr_repro.spec.presets import (
 from rfdetr_repro.spec.sizing import Sizing
 from rfdetr_repro.spec.train_config import (
     PARTS,
+    PRECISIONS,
     TRAIN_WHOLE,
     TrainConfig,
     frozen_parts,
@@ -171,6 +172,15 @@ def parser() -> argparse.ArgumentParser:
         "the model (default: train all steps)",
     )
     add(
+        "--precision",
+        choices=PRECISIONS,
+        help="what training steps compute in. auto: bfloat16 in backbone and projector where the "
+        "device is fast in it, float32 elsewhere, with TF32 products on GPUs of compute capability "
+        "8.0 or more; float32: all of it, with exact products; tf32: float32 with TF32 products; "
+        "bf16: bfloat16 in backbone, projector and decoder. Losses, matching and boxes are float32 "
+        "in all of them (default: auto)",
+    )
+    add(
         "--freeze",
         type=_parts,
         metavar="PART[,PART]",
@@ -239,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "evaluate_every",
         "patience",
         "sampling",
+        "precision",
         "freeze",
     )
     given = {name: value for name in names if (value := getattr(args, name)) is not None}

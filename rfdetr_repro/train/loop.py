@@ -25,6 +25,7 @@ from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
 from rfdetr_repro.data.loader import chosen_indices, training_batches
 from rfdetr_repro.data.transforms import Batch
+from rfdetr_repro.ops.device import products
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
 from rfdetr_repro.spec.files import writable_folder
 
@@ -70,7 +71,6 @@ class Loop:
     def __post_init__(self) -> None:
         config = self.recipe.check().train
         self.precision = precision(self.device, config)
-        self.autocast = self.precision.dtype
         self.state = self.new_state().with_hooks(self.hooks)
         self.ranks = Ranks.current()
         self._interrupts = Interrupts()
@@ -103,7 +103,7 @@ class Loop:
 
     def save(self) -> None:
         """Writes the log and the state of the last complete step (see :mod:`.state`)."""
-        self.state.save(self.folder / STATE, Session(self.ranks.size, str(self.precision.dtype)))
+        self.state.save(self.folder / STATE, Session(self.ranks.size, self.precision.stored))
 
     @property
     def finished(self) -> bool:
@@ -271,6 +271,8 @@ class Loop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(self.state.step, config)
         self.state.detector.train()
+        if self.state.precisions[-1:] != [self.precision.words]:
+            self.state.precisions.append(self.precision.words)
         updating = False
         parts = dict[str, float]()
         try:
@@ -298,8 +300,9 @@ class Loop:
         config = self.recipe.train
         seed = int(np.random.default_rng((config.seed, 2, self.state.step, micro)).integers(2**62))
         draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
-        total, parts = self.loss(batch.to(self.device), arch, draws)
-        self.state.scaler.scale(total / passes).backward()
+        with products(self.device, self.precision.tf32):
+            total, parts = self.loss(batch.to(self.device), arch, draws)
+            self.state.scaler.scale(total / passes).backward()
         parts = self._summed({"loss": float(total.detach()), **parts})
         if not math.isfinite(parts["loss"]):
             raise self._not_finite("loss", [arch], [micro])
@@ -374,7 +377,7 @@ class Loop:
         models = {"ema": self.state.averaged_detector()}
         if self.recipe.train.patience:
             models["raw"] = self.state.raw_detector()
-        with self._interrupts.allowed():
+        with self._interrupts.allowed(), products(self.device, tf32=False):
             rows = {name: evaluate(model) for name, model in models.items()}
         for name, found in rows.items():
             label = {} if name == "ema" else {"weights": name}

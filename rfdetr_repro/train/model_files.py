@@ -38,6 +38,7 @@ def card(
         train_data_sha256=split.sha256,
         steps=state.step,
         notes=notes,
+        precision=", then ".join(state.precisions) or None,
     )
 
 

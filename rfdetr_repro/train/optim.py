@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR
+from rfdetr_repro.ops.device import has_tf32
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import PARTS, TrainConfig
 
 # a block of a ViT, a stage of a ConvNeXt
@@ -94,30 +96,77 @@ def adamw(
 
 
 class Precision(NamedTuple):
-    """The type in which backbone and projector compute (``dtype`` None: float32), and the
-    reason.
+    """What a training step computes in, and the reason. A type of None is float32. Losses, matching
+    and boxes are float32 in any precision.
     """
 
-    dtype: torch.dtype | None
+    dtype: torch.dtype | None  # backbone and projector
     why: str
+    decoder: torch.dtype | None = None  # two-stage selection, decoder and heads
+    tf32: bool = False  # whether products of float32 numbers round to TF32; on GPUs only
 
     def __str__(self) -> str:
-        name = "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        return f"{name} backbone and projector ({self.why})"
+        exact = self.decoder is None and not self.tf32
+        rest = "" if exact else f", {self._of_decoder} decoder"
+        return f"{_word(self._of_backbone)} backbone and projector{rest} ({self.why})"
+
+    @property
+    def _of_backbone(self) -> torch.dtype | str | None:
+        return "TF32" if self.dtype is None and self.tf32 else self.dtype
+
+    @property
+    def _of_decoder(self) -> str:
+        return "TF32" if self.decoder is None and self.tf32 else _word(self.decoder)
+
+    @property
+    def words(self) -> str:
+        """The precision in files and Records: one word where it is the same everywhere, such as
+        "float32", "TF32" or "bfloat16", else such as "bfloat16 backbone, TF32 decoder".
+        """
+        backbone = _word(self._of_backbone)
+        if backbone == self._of_decoder:
+            return backbone
+        return f"{backbone} backbone, {self._of_decoder} decoder"
+
+    @property
+    def stored(self) -> str:
+        """The precision in the state of a run: as :attr:`words`, but where the decoder is exact
+        float32, as states of earlier versions have it: the type of the backbone.
+        """
+        exact = self.decoder is None and not self.tf32
+        return str(self.dtype) if exact else self.words
+
+
+def _word(dtype: torch.dtype | str | None) -> str:
+    return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def precision(device: torch.device, config: TrainConfig) -> Precision:
-    """bfloat16 where it is fast, float16 where it is allowed and bfloat16 is slow (GPUs before
-    2020), else float32.
+    """What ``config.precision`` means on ``device``. ``auto``: bfloat16 in backbone and projector
+    where it is fast, float16 where it is allowed and bfloat16 is slow (GPUs before 2020), else
+    float32; products of float32 numbers are TF32 where the device has it.
+
+    Raises :class:`InputError` for TF32 on a device without it.
     """
+    asked = config.precision
+    if asked == "float32":
+        return Precision(None, "as asked")
+    if asked == "tf32":
+        if not has_tf32(device):
+            raise InputError(
+                f"precision=tf32 needs a GPU of compute capability 8.0 or more, not {device}",
+                hint="choose auto, float32 or bf16",
+            )
+        return Precision(None, "as asked", tf32=True)
+    tf32 = has_tf32(device)
+    if asked == "bf16":
+        return Precision(torch.bfloat16, "as asked", torch.bfloat16, tf32)
     fast, why = bfloat16_is_fast(device) if config.bfloat16 else (False, "bfloat16 is off")
     if fast:
-        return Precision(torch.bfloat16, why)
-    return (
-        Precision(torch.float16, f"{why}; float16 is on")
-        if config.float16
-        else Precision(None, why)
-    )
+        return Precision(torch.bfloat16, why, tf32=tf32)
+    if config.float16:
+        return Precision(torch.float16, f"{why}; float16 is on", tf32=tf32)
+    return Precision(None, why, tf32=tf32)
 
 
 def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:

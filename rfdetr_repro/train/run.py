@@ -234,7 +234,7 @@ def _print_changes(trainer: Trainer, processes: int) -> None:
             f"{before.processes} processes trained so far; with another number the results are "
             f"equal up to rounding only"
         )
-    if before.precision not in (None, str(trainer.precision.dtype)):
+    if before.precision not in (None, trainer.precision.stored):
         trained = str(before.precision).removeprefix("torch.").replace("None", "float32")
         log.warning(
             f"trained in {trained} so far; in another precision the results are equal up to "

@@ -32,6 +32,7 @@ from .recipe import Recipe, changed
 from .run_log import LOG, RunLog
 
 STATE = "training_state.safetensors"
+UNKNOWN = "unknown"  # precision of the steps of a state that does not state it
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -70,6 +71,9 @@ class TrainingState(Generic[Model]):
     # keys of architectures that did not fit into memory
     left_out: set[str] = field(default_factory=set)
     evaluation_due: bool = False  # the evaluation after ``step`` was interrupted
+    # what the steps so far computed in, in order, each session's once (see
+    # :attr:`.optim.Precision.words`)
+    precisions: list[str] = field(default_factory=list)
 
     @staticmethod
     def new(
@@ -167,6 +171,7 @@ class TrainingState(Generic[Model]):
             "seconds": repr(self.seconds),
             "log_bytes": str(self.log.flush()),
             "precision": str(session.precision),
+            "precisions": json.dumps(self.precisions),
             "processes": str(session.processes),
         }
         write_tensors(path, self.tensors(), metadata)
@@ -202,6 +207,9 @@ class TrainingState(Generic[Model]):
         self.evaluation_due = metadata.get("evaluation_due") == "1"
         self.best = Best.from_json(metadata["best"]) if "best" in metadata else Best()
         self.left_out = set(json.loads(metadata.get("left_out", "[]")))
+        self.precisions = json.loads(metadata.get("precisions", "[]"))
+        if self.step and not self.precisions:
+            self.precisions = [UNKNOWN]
         if scale := json.loads(metadata.get("scaler", "{}")):
             self.scaler.load_state_dict(scale)
         return Session(int(metadata.get("processes", "1")), metadata.get("precision"))

@@ -33,7 +33,7 @@ class Trainer(Loop):
     def new_state(self) -> TrainingState[Detector]:
         """The detector with the initial weights, and everything that changes with it."""
         return TrainingState.new(
-            self.recipe, self.split, self.folder, self.initial, self.device, self.autocast
+            self.recipe, self.split, self.folder, self.initial, self.device, self.precision.dtype
         )
 
     def loss(self, batch: Batch, arch: Arch, draws: PointDraws) -> tuple[Tensor, dict[str, float]]:
@@ -45,15 +45,14 @@ class Trainer(Loop):
         """
         detector = self.state.detector
         config = self.recipe.train
-        with torch.autocast(
-            batch.images.device.type,
-            self.autocast or torch.bfloat16,
-            enabled=self.autocast is not None,
-        ):
+        with self._autocast(self.precision.dtype):
             maps = detector.features(batch.images, arch.patch, arch.windows)
         maps = [one.float() for one in maps]
         hw = (batch.images.shape[-2], batch.images.shape[-1])
-        outputs = detector.training_outputs(maps, hw, arch)
+        with self._autocast(self.precision.decoder):
+            outputs = detector.training_outputs(maps, hw, arch)
+        if self.precision.decoder is not None:
+            outputs = outputs.float()
         groups = detector.config.groups
         (objects,) = self.ranks.sum(
             [sum(len(target.labels) for target in batch.targets)], self.device
@@ -66,6 +65,11 @@ class Trainer(Loop):
             dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
             total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
         return total, parts
+
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        """Products in ``dtype`` while the block runs; None: in the types of their factors."""
+        kind = dtype or torch.bfloat16
+        return torch.autocast(self.device.type, kind, enabled=dtype is not None)
 
     def write_best(self, model: Detector, notes: str) -> None:
         """Writes the detector with its card."""

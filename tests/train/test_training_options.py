@@ -101,7 +101,7 @@ def test_float16_scales_the_loss_and_keeps_the_scale(
 ) -> None:
     recipe = with_train(steps=2, bfloat16=False, float16=True, checkpoint_every=1)
     trainer = Trainer(recipe, split, tmp_path)
-    assert trainer.autocast == torch.float16 and trainer.state.scaler.is_enabled()
+    assert trainer.precision.dtype == torch.float16 and trainer.state.scaler.is_enabled()
     before = trainer.state.detector.class_embed.weight.detach().clone()
     trainer.run()
     assert not torch.equal(before, trainer.state.detector.class_embed.weight)
@@ -111,7 +111,7 @@ def test_float16_scales_the_loss_and_keeps_the_scale(
     monkeypatch.setattr(
         "rfdetr_repro.train.optim.bfloat16_is_fast", lambda device: (False, "as said")
     )
-    assert Trainer(with_train(), split, tmp_path / "plain").autocast is None
+    assert Trainer(with_train(), split, tmp_path / "plain").precision.dtype is None
 
 
 def test_a_plateau_ends_the_run_and_keeps_the_best_weights(

@@ -59,12 +59,16 @@ class ModelCard:
     notes: str = ""
     # how pictures are resized, a rule of resize_rules; None: antialiased, as in the training here
     resize: str | None = None
+    # what training steps computed in, such as "float32" or "bfloat16 backbone, TF32 decoder"; of a
+    # run that was resumed in another precision, all of them; None: unknown
+    precision: str | None = None
 
     def to_json(self) -> str:
         """The card as JSON with sorted keys."""
         fields = {**asdict(self), "config": self.config.stated()}
-        if self.resize is None:
-            del fields["resize"]
+        for name in ("resize", "precision"):
+            if fields[name] is None:
+                del fields[name]
         return json.dumps(fields, sort_keys=True)
 
     @property
