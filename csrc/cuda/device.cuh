@@ -1,15 +1,8 @@
 // Shared parts of the CUDA kernels of multi-scale deformable attention: conversions, the samples of a head, launches.
 #pragma once
 
+#include "launch.cuh"
 #include "ms_deform_attn.cuh"
-
-#ifdef __CUDACC__
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-#define LAUNCH(kernel, blocks, threads, stream, ...) \
-  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
-#endif
 
 namespace rfdetr {
 namespace {

@@ -15,11 +15,7 @@
 // pixel; neighbouring threads read the same or neighbouring logits.
 #include "masks.cuh"
 
-#ifdef __CUDACC__
-#include <cuda_runtime.h>
-#define LAUNCH(kernel, blocks, threads, stream, ...) \
-  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
-#endif
+#include "launch.cuh"
 
 namespace {
 
@@ -77,6 +73,6 @@ extern "C" int rfdetr_masks_launch(const rfdetr_masks* masks, void* stream) {
   const int64_t items = masks->count * masks->out_height * ((masks->out_width + kGroup - 1) / kGroup);
   if (items == 0) return 0;
   const int64_t blocks = (items + kThreads - 1) / kThreads;
-  LAUNCH(masks_kernel, int(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, stream, *masks);
+  LAUNCH(masks_kernel, int(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0, stream, *masks);
   return int(cudaGetLastError());
 }

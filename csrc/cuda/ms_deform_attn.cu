@@ -69,7 +69,7 @@ int forward(const Attention& call, void* output, void* stream) {
   const Problem& problem = call.problem;
   const int64_t items = problem.batch * problem.queries * problem.heads * (problem.channels / V);
   if (items == 0 || problem.points == 0) return 0;  // without samples there is no first logit to read; the output is zero
-  LAUNCH((forward_kernel<T, V>), blocks_for(items), kThreads, stream, call, static_cast<T*>(output));
+  LAUNCH((forward_kernel<T, V>), blocks_for(items), kThreads, 0, stream, call, static_cast<T*>(output));
   return int(cudaGetLastError());
 }
 

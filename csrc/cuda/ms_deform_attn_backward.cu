@@ -33,11 +33,6 @@
 //     group    0    1    2   ...  15    0    1 ...        (kOwners = 16)
 #include "device.cuh"
 
-#ifdef __CUDACC__
-#define LAUNCH_PHASES(kernel, Phases, blocks, threads, bytes, stream, ...) \
-  kernel<Phases><<<blocks, threads, bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
-#endif
-
 namespace rfdetr {
 namespace {
 
@@ -177,13 +172,12 @@ __global__ void __launch_bounds__(kThreads) value_kernel(Attention call, Gradien
   });
 }
 
-#ifdef __CUDACC__
 template <class Phases>
 __global__ void __launch_bounds__(kThreads) phased_kernel(Attention call, Gradients to, int slice, int64_t chunk) {
-  extern __shared__ double shared[];
+  SHARED_MEMORY(typename Phases::A, sums);
 #pragma unroll
   for (int which = 0; which < Phases::kPhases; ++which) {
-    Phases::phase(which, call, to, slice, chunk, reinterpret_cast<typename Phases::A*>(shared));
+    Phases::phase(which, call, to, slice, chunk, sums);
     if (which + 1 < Phases::kPhases) __syncthreads();
   }
 }
@@ -200,7 +194,6 @@ template <class Phases>
 cudaError_t allow_shared(int64_t bytes) {
   return cudaFuncSetAttribute(phased_kernel<Phases>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
 }
-#endif
 
 template <class T>
 int backward_value(const Attention& call, const Gradients& to, bool deterministic, void* stream) {
@@ -212,7 +205,7 @@ int backward_value(const Attention& call, const Gradients& to, bool deterministi
   while (slice < kThreads / kOwners && problem.channels % (2 * slice) == 0) slice *= 2;
   if (deterministic) {
     const int64_t blocks = problem.batch * problem.heads * (problem.channels / slice);
-    LAUNCH((value_kernel<T, true>), int(blocks), slice * kOwners, stream, call, to, slice, problem.queries);
+    LAUNCH((value_kernel<T, true>), int(blocks), slice * kOwners, 0, stream, call, to, slice, problem.queries);
     return int(cudaGetLastError());
   }
   int shared = slice;
@@ -227,9 +220,9 @@ int backward_value(const Attention& call, const Gradients& to, bool deterministi
   if (fits) {
     const int64_t size = problem.pixels * slice * int64_t(sizeof(A));
     if (const cudaError_t error = allow_shared<SharedSum<T>>(size)) return int(error);
-    LAUNCH_PHASES(phased_kernel, SharedSum<T>, int(blocks), kThreads, size, stream, call, to, slice, chunk);
+    LAUNCH(phased_kernel<SharedSum<T>>, int(blocks), kThreads, int(size), stream, call, to, slice, chunk);
   } else {
-    LAUNCH((value_kernel<T, false>), int(blocks), kThreads, stream, call, to, slice, chunk);
+    LAUNCH((value_kernel<T, false>), int(blocks), kThreads, 0, stream, call, to, slice, chunk);
   }
   return int(cudaGetLastError());
 }
@@ -239,8 +232,8 @@ int backward(const Attention& call, const Gradients& to, bool deterministic, voi
   const Problem& problem = call.problem;
   const int64_t queries = problem.batch * problem.queries, slots = queries * problem.heads;
   if (slots * problem.channels * problem.points == 0) return 0;
-  LAUNCH((samples_kernel<T, V>), blocks_for(slots), kThreads, stream, call, to);
-  if (call.boxes) LAUNCH((boxes_kernel<typename AccumulateType<T>::type>), blocks_for(queries), kThreads, stream, call, to);
+  LAUNCH((samples_kernel<T, V>), blocks_for(slots), kThreads, 0, stream, call, to);
+  if (call.boxes) LAUNCH((boxes_kernel<typename AccumulateType<T>::type>), blocks_for(queries), kThreads, 0, stream, call, to);
   if (const cudaError_t error = cudaGetLastError()) return int(error);
   return backward_value<T>(call, to, deterministic, stream);
 }
