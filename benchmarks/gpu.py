@@ -1,15 +1,27 @@
-"""Everything that needs a CUDA device, in one command and in minutes: build, tests, sanitizer,
-benchmarks, Records.
+r"""Everything that needs a CUDA device, in one command with one deadline: the evidence first.
 
     python benchmarks/gpu.py --out results/gpu
+    python benchmarks/gpu.py --out build/gpu --dry-run      # every step on a CPU, at toy size
 
-Needs PyTorch built for CUDA, NumPy, pytest, ninja and nvcc; no network and no tox. Sessions (CUDA
-graphs, ONNX Runtime, TensorRT) are tested where what they need is installed. Ours is timed against
-the formulation by grid_sample and against torch-ms-deform-attn and deformops where they are
-installed, eager and as CUDA graphs, in turn. Times are device times over back-to-back calls, so
-eager ones of small calls are what the host needs to launch them. Values stay in the L2 cache, as
-they do in a decoder layer that has just projected them. Exit code 1 when a part failed; the others
-still ran.
+Needs PyTorch >= 2.10 built for CUDA, NumPy, SciPy, pytest and nvcc; no network. The order, and the
+seconds that each step may take, are those of ``--list``. A step is a process of its own: it writes
+its Records at once, is ended when its time is over, and does not stop the others when it fails. The
+folder then holds ``records.jsonl`` (all Records), ``summary.txt`` (all that was printed) and
+``gpu.tar.gz`` (both, with logs and test results), renewed after every step, so that a run that is
+cut off leaves what it had found.
+
+Where wheels are missing, carry them: faster-coco-eval, hotcoco and pycocotools (4 MB in all) are
+needed by evaluation; fpdf2, uharfbuzz and argcomplete only by reports. For a machine with Python
+3.12:
+
+    pip download --no-deps --only-binary=:all: --python-version 3.12 \
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform \
+        manylinux2014_x86_64 -d wheels faster-coco-eval hotcoco pycocotools
+    pip install --no-index --no-deps --target site wheels/*.whl     # there; PYTHONPATH=site
+
+``--library FILE`` carries a prebuilt ``librfdetr_ops.so`` for a machine whose compiler fails.
+``RFDETR_ORIGINAL`` names the text of Deformable DETR's operator, which is then a peer
+(``gpu_steps/original.py``). Exit code 1 when a step failed.
 """
 
 from __future__ import annotations
@@ -17,22 +29,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-SANITIZED = ["memcheck", "racecheck"]
-SESSIONS = [
+DEADLINE_S = 480.0
+GPU_TESTS = [
     "tests/runtime/test_cuda_device.py",
     "tests/runtime/test_torch_session.py",
     "tests/runtime/test_ort_cuda_session.py",
@@ -41,327 +49,259 @@ SESSIONS = [
     "tests/search/test_deployment.py",
     "tests/bench/test_gpu_load.py",
 ]
-NEEDED = ("faster_coco_eval", "hotcoco")  # by the sessions' tests; the rest does without
-Call = Callable[[], Any]
+SANITIZED = ("memcheck", "racecheck", "synccheck")
+KILLED_AFTER_S = 5.0  # between the request to end and the end
+SLACK_S = 10.0  # beyond a step's time, in which it may still end by itself
+LEAST_S = 5.0  # with less, a step is not begun
 
 
-def event_ms(call: Call, repeats: int) -> float:
-    """Mean device time of one of ``repeats`` calls in a row."""
-    start = torch.cuda.Event(enable_timing=True)
-    end = torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(repeats):
-        call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / repeats
+@dataclass(frozen=True)
+class Part:
+    """A step of the run: its command, its time in seconds, and the environment it adds.
 
-
-def host_ms(call: Call, repeats: int) -> float:
-    """The same without a device, to try this script on a CPU."""
-    started = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return 1e3 * (time.perf_counter() - started) / repeats
-
-
-class NotCapturable(Exception):
-    """CUDA or PyTorch refuses to capture a call; says why, in one line."""
-
-
-def captured(call: Call) -> Call:
-    """``call`` as a CUDA graph.
-
-    Raises :class:`NotCapturable` for what a stream refuses while it is captured. Any other error,
-    such as memory that runs out or a kernel that fails, is raised as it is.
+    ``needed``: nothing after it can run without it.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            call()
-    except RuntimeError as error:
-        reason = capture_refusal(error)
-        if reason is None:
-            raise
-        torch.cuda.synchronize()
-        raise NotCapturable(reason) from error
-    graph.replay()
-    torch.cuda.synchronize()
-    replay: Call = graph.replay
-    return replay
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    environment: tuple[tuple[str, str], ...] = ()
+    needed: bool = False
 
 
-def capture_refusal(error: BaseException) -> str | None:
-    """Why a capture was refused, None if ``error`` is about something else.
-
-    The messages of CUDA's errors 900 to 908 and of PyTorch's own checks speak of capturing. The end
-    of a spoiled capture is an error, too, whatever spoiled it: the first one of the chain decides.
-    """
-    chain: list[BaseException] = [error]
-    while chain[-1].__context__ is not None:
-        chain.append(chain[-1].__context__)
-    first = next(found for found in reversed(chain) if isinstance(found, RuntimeError))
-    line = next(iter(str(first).splitlines()), "")
-    return line[:120] if "captur" in line.lower() else None
-
-
-def graphs_of(calls: dict[str, Call], notes: list[str], what: str) -> dict[str, Call]:
-    """The calls as CUDA graphs; of those that cannot be captured, ``notes`` say why."""
-    found = {}
-    for name, call in calls.items():
-        try:
-            found[name] = captured(call)
-        except NotCapturable as error:
-            notes.append(f"{what}: {name} cannot be captured ({error})")
-    return found
-
-
-def medians(
-    calls: dict[str, Call], measure: Callable[[Call, int], float], rounds: int, repeats: int
-) -> dict[str, float]:
-    """Median over rounds, each of which runs every call ``repeats`` times; the first round is
-    warm-up.
-    """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            samples[name].append(measure(call, repeats))
-    return {name: statistics.median(times[1:]) for name, times in samples.items()}
-
-
-def works(case: str, device: str, dtype: torch.dtype) -> dict[str, dict[str, Call]]:
-    """Work -> who -> call."""
-    from cases import forward, forward_backward, inputs, peers
-
-    from rfdetr_repro.ops import (
-        ms_deform_attn,
-        ms_deform_attn_fused,
-        ms_deform_attn_fused_reference,
-    )
-
-    levels, tensors = inputs(case, device)
-    tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
-    value, offsets, logits = (tensor.detach() for tensor in tensors)
-    boxes = (torch.rand(*offsets.shape[:2], 4) * 0.5 + 0.2).to(device, dtype)
-    ops = {"ours": ms_deform_attn, **peers(device)}
-    fused = {"ours": ms_deform_attn_fused, "grid_sample": ms_deform_attn_fused_reference}
-
-    def in_float(op: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        return lambda *arguments: op(*arguments).float()  # one type of upstream gradient for all
-
-    return {
-        "forward": {name: forward(op, levels, tensors) for name, op in ops.items()},
-        "forward+backward": {
-            name: forward_backward(in_float(op), levels, tensors) for name, op in ops.items()
-        },
-        "fused": {
-            name: forward(op, levels, [value, offsets, boxes, logits]) for name, op in fused.items()
-        },
-    }
-
-
-def runnable(calls: dict[str, Call], notes: list[str], what: str) -> dict[str, Call]:
-    """Those that can do this work: a peer may refuse a type or a number of points."""
-    found = {}
-    for name, call in calls.items():
-        try:
-            call()
-            found[name] = call
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-            if name == "ours":
-                raise
-            notes.append(f"{what}: {name} cannot ({str(error).splitlines()[0][:120]})")
-    return found
-
-
-def measure_operators(
-    store_path: Path, device: str, chosen: Sequence[str] | None, rounds: int
-) -> list[str]:
-    """Measures every case, appends a Record per time, and returns the table's lines."""
-    sys.path.insert(0, str(ROOT))  # only now: the operators are imported, and have just been built
-    from cases import CASES
-
-    from rfdetr_repro.bench.machine import environment, this_machine
-    from rfdetr_repro.records.record import Latency, ModelId, Record
-    from rfdetr_repro.records.store import Store
-    from rfdetr_repro.spec.protocol import Protocol
-
-    store = Store(store_path)
-    machine = this_machine()
-    env = environment()
-    if device == "cuda":
-        machine = replace(machine, gpu=torch.cuda.get_device_name())
-    protocol = Protocol(
-        "sustained", "device", 0.0, min_samples=rounds, max_samples=rounds, threads=1
-    )
-    common = dict(
-        protocol=protocol,
-        machine=machine,
-        env=env,
-        command=f"python benchmarks/gpu.py --device {device}",
-    )
-    notes: list[str] = []
-    lines = [
-        f"{'case':<16} {'dtype':<9} {'work':<17} {'mode':<6} {'ours ms':>9}  others: ms (times "
-        f"ours)"
-    ]
-    for case in chosen or CASES:
-        for dtype_name, dtype in DTYPES.items():
-            for work, all_calls in works(case, device, dtype).items():
-                what = f"{case} {dtype_name} {work}"
-                calls = runnable(all_calls, notes, what)
-                modes: dict[str, dict[str, Call]] = {"eager": calls}
-                if device == "cuda":
-                    modes["graph"] = graphs_of(calls, notes, what)
-                for mode, there in modes.items():
-                    measure = event_ms if device == "cuda" else host_ms
-                    times = medians(there, measure, rounds, 20 if device == "cuda" else 2)
-                    for name, ms in times.items():
-                        identity = ModelId(
-                            "operator",
-                            f"{work} {case} {dtype_name} {mode}",
-                            variant=name,
-                            weights="random",
-                        )
-                        latency = Latency(ms, num_samples=rounds, cuda_graph=mode == "graph")
-                        store.append(Record("operator", identity, latency=latency, **common))
-                    if "ours" not in times:
-                        continue
-                    rest = ", ".join(
-                        f"{n} {t:.4f} ({t / times['ours']:.2f})"
-                        for n, t in times.items()
-                        if n != "ours"
-                    )
-                    lines.append(
-                        f"{case:<16} {dtype_name:<9} {work:<17} {mode:<6} {times['ours']:9.4f}  "
-                        f"{rest}"
-                    )
-                    print(lines[-1], flush=True)
-    return [*lines, *notes]
-
-
-def step(name: str, command: list[str], out: Path, timeout_s: float) -> bool:
-    """Runs a part, keeps what it prints in ``out``/NAME.log, and says how it went."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        # this device's kernels only: minutes less
-        environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}
-    started = time.monotonic()
-    with (out / f"{name}.log").open("w") as log:
-        try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                timeout=timeout_s,
-                check=False,
-            )
-            code = done.returncode
-        except subprocess.TimeoutExpired:
-            code = -1
-    last = (out / f"{name}.log").read_text().strip().splitlines()[-1:] or [""]
-    print(
-        f"{name}: {'ok' if code == 0 else f'FAILED ({code})'} in {time.monotonic() - started:.0f} "
-        f"s; {last[0]}",
-        flush=True,
-    )
-    return code == 0
-
-
-def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
-    """Part -> command and its limit in seconds, in their order, without those to skip."""
-    tests = [
+def operator_tests() -> list[str]:
+    """Files of tests of the operators, without those that search for counterexamples."""
+    return [
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "tests" / "ops").glob("test_ops*.py"))
         if "properties" not in path.name
     ]
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
-    few = [
-        *pytest_command,
-        "tests/ops/test_ops_fused.py",
-        "-k",
-        "test_values_and_gradients and float32 and 16",
+
+
+def measuring(name: str, seconds: float, dry: bool, work: Path) -> Part:
+    """A step of ``gpu_steps``."""
+    command = [sys.executable, "-m", f"benchmarks.gpu_steps.{name}"]
+    command += ["--out", str(work / f"{name}.jsonl"), "--seconds", f"{seconds:g}"]
+    command += ["--device", "cpu", "--toy"] if dry else []
+    return Part(name, tuple(command), seconds)
+
+
+def plan(dry: bool, work: Path) -> list[Part]:
+    """The steps in their order."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    spread = [] if dry else ["-n", "6"]
+    marked = [*pytest, "-m", "gpu", *spread]
+    few = [*pytest, "-m", "gpu", "tests/ops/test_ops_fused.py"]
+    chosen = [*few, "-k", "test_values_and_gradients and float32 and 16"]
+    build = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    parts = [
+        measuring("environment", 10, dry, work),
+        measuring("ceilings", 15, dry, work),
+        Part("tests", (*marked, *operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"), 60),
+        measuring("latency", 80, dry, work),
+        measuring("operators", 60, dry, work),
+        measuring("training", 60, dry, work),
+        measuring("supernet", 90, dry, work),
+        measuring("search_passes", 45, dry, work),
     ]
-    found: dict[str, tuple[list[str], float]] = {}
-    if "build" not in args.skip:
-        found["build"] = [sys.executable, "setup.py", "build_ext", "--inplace"], 300
-    if args.device == "cuda":
+    if not dry:
+        parts.insert(0, Part("build", tuple(build), 120, needed=True))
         sanitizer = shutil.which("compute-sanitizer")
-        if "tests" not in args.skip:
-            found["tests"] = (
-                [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"],
-                300,
-            )
-            if all(map(find_spec, NEEDED)):
-                found["sessions"] = [*pytest_command, *SESSIONS], 300
-        if "sanitizer" not in args.skip and sanitizer:
-            found |= {
-                tool: ([sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 150)
-                for tool in SANITIZED
-            }
-    return found
+        uncached = (
+            ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
+        )  # else overruns stay inside its blocks
+        for tool in SANITIZED if sanitizer else ():
+            checked = (str(sanitizer), "--tool", tool, "--error-exitcode", "9")
+            parts.append(Part(tool, (*checked, *chosen), 40, uncached))
+    return parts
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table of measurements; returns the exit code."""
-    parser = argparse.ArgumentParser(
+class Run:
+    """One run of the script: what is left of its time, and what it leaves."""
+
+    def __init__(self, out: Path, deadline_s: float, dry: bool) -> None:
+        """Everything is written below ``out``; the run ends ``deadline_s`` seconds from now."""
+        self.out = out
+        self.work = out / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.ends = time.monotonic() + deadline_s
+        self.dry = dry
+        self.summary: list[str] = []
+        self.failed: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Prints a line and keeps it for the summary."""
+        print(text, flush=True)
+        self.summary.append(text)
+
+    def take(self, part: Part) -> bool:
+        """Runs a step, in its time or what is left of the run's; returns whether it succeeded."""
+        left = self.ends - time.monotonic()
+        limit = min(part.seconds + SLACK_S, left - KILLED_AFTER_S)
+        if limit < LEAST_S:
+            self.say(f"== {part.name}: left out, {left:.0f} s are left")
+            return False
+        log = self.work / f"{part.name}.log"
+        started = time.monotonic()
+        code = run_command(part, log, limit, self.dry)
+        spent = time.monotonic() - started
+        ended = {0: "ok", None: f"ended after its {limit:.0f} s"}.get(code, f"FAILED ({code})")
+        self.say(f"== {part.name}: {ended}, {spent:.0f} s")
+        text = log.read_text(errors="replace").strip().splitlines()
+        shown = text if code == 0 and part.name in MEASURED else text[-12:]
+        for line in shown:
+            self.say(line[:240])
+        if code != 0:
+            self.failed.append(part.name)
+        return code == 0
+
+    def pack(self) -> None:
+        """Renews the three files that leave the machine."""
+        stores = sorted(self.work.glob("*.jsonl"))
+        (self.out / "records.jsonl").write_bytes(b"".join(path.read_bytes() for path in stores))
+        (self.out / "summary.txt").write_text("\n".join(self.summary) + "\n")
+        with tarfile.open(self.out / "gpu.tar.gz", "w:gz") as archive:
+            for path in sorted(self.work.iterdir()):
+                if path.is_file() and path.stat().st_size < 2**23:
+                    archive.add(path, path.name)
+            archive.add(self.out / "summary.txt", "summary.txt")
+
+
+MEASURED = (
+    *("environment", "ceilings", "latency", "operators", "training", "supernet"),
+    "search_passes",
+)
+
+
+def run_command(part: Part, log: Path, limit_s: float, dry: bool) -> int | None:
+    """Exit code of a step whose output goes to ``log``; None if its time was over. The whole group
+    of processes is then ended.
+    """
+    environment = {**os.environ, "PYTHONPATH": path_with_root(), **dict(part.environment)}
+    environment |= {"PYTHONUNBUFFERED": "1", "RFDETR_CUDA": "0" if dry else "1"}
+    if arch := architecture():
+        environment["RFDETR_CUDA_ARCHS"] = arch  # this device's kernels only: minutes less
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            part.command,
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            end_group(process)
+            return None
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Asks a step and its children to end, then ends them."""
+    for number, wait_s in ((signal.SIGTERM, KILLED_AFTER_S), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(wait_s)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def path_with_root() -> str:
+    """PYTHONPATH with the repository first."""
+    given = os.environ.get("PYTHONPATH")
+    return f"{ROOT}{os.pathsep}{given}" if given else str(ROOT)
+
+
+def architecture() -> str | None:
+    """Compute capability of the first GPU, like "90"; None where the driver shows none."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return None
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    lines = done.stdout.split()
+    return lines[0].replace(".", "") if done.returncode == 0 and lines else None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
+    found.add_argument(
         "--out",
         type=Path,
         default=Path(os.environ.get("OUT", "results/gpu")),
-        help="folder of logs and Records",
+        help="folder of Records, summary and archive (default: %(default)s)",
     )
-    parser.add_argument(
-        "--device",
-        choices=["cuda", "cpu"],
-        default="cuda",
-        help="cpu: try the script without a device",
+    found.add_argument(
+        "--deadline",
+        type=float,
+        default=DEADLINE_S,
+        metavar="S",
+        help="seconds after which the run ends, whatever is missing (default: %(default)g)",
     )
-    parser.add_argument(
-        "--cases", nargs="+", metavar="CASE", help="of benchmarks/cases.py; all by default"
+    found.add_argument(
+        "--only", nargs="+", metavar="STEP", help="these steps, in the order of --list"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="samples per time")
-    parser.add_argument(
-        "--skip", nargs="*", choices=["build", "tests", "sanitizer", "benchmarks"], default=[]
+    found.add_argument("--skip", nargs="+", metavar="STEP", default=[], help="all but these steps")
+    found.add_argument(
+        "--library",
+        type=Path,
+        metavar="FILE",
+        help="prebuilt librfdetr_ops.so, used if the build fails",
     )
-    args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print(
-            "error: PyTorch sees no CUDA device; --device cpu tries the script without one",
-            file=sys.stderr,
-        )
+    found.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run every measuring step at toy size on a CPU, and the tests without a GPU",
+    )
+    found.add_argument("--list", action="store_true", help="print the steps and end")
+    return found
+
+
+def chosen(parts: Sequence[Part], only: Sequence[str] | None, skip: Sequence[str]) -> list[Part]:
+    """The steps to take. Raises :class:`ValueError` for a name that no step has."""
+    names = [part.name for part in parts]
+    for name in (*(only or ()), *skip):
+        if name not in names:
+            raise ValueError(f"no step is called {name!r}; the steps are {', '.join(names)}")
+    return [part for part in parts if part.name in (only or names) and part.name not in skip]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the steps; returns the exit code."""
+    args = parser().parse_args(argv)
+    work = args.out / "work"
+    try:
+        parts = chosen(plan(args.dry_run, work.resolve()), args.only, args.skip)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for name, (command, timeout_s) in commands(args).items():
-        if not step(name, command, args.out, timeout_s):
-            failed.append(name)
-        if failed == ["build"]:
-            print("the build failed: nothing else can run", file=sys.stderr)
-            return 1
-    if args.device == "cuda" and not shutil.which("compute-sanitizer"):
-        print("sanitizer: skipped, compute-sanitizer is not installed", flush=True)
-    if args.device == "cuda" and not all(map(find_spec, NEEDED)):
-        print(f"sessions: skipped, their tests need {' and '.join(NEEDED)}", flush=True)
-    if "benchmarks" not in args.skip:
-        lines = measure_operators(
-            args.out / "operators.jsonl", args.device, args.cases, args.rounds
-        )
-        (args.out / "operators.txt").write_text("\n".join(lines) + "\n")
-        print("\n".join(line for line in lines if " cannot " in line))
-    print(f"failed: {', '.join(failed)}" if failed else "all parts ok")
-    return 1 if failed else 0
+    if args.list:
+        for part in parts:
+            print(f"{part.seconds:5.0f} s  {part.name}")
+        return 0
+    if not args.dry_run and architecture() is None:
+        print("error: no NVIDIA GPU answers; --dry-run tries every step on a CPU", file=sys.stderr)
+        return 2
+    run = Run(args.out, args.deadline, args.dry_run)
+    for part in parts:
+        done = run.take(part)
+        if part.needed and not done:
+            if args.library is None:
+                run.say("the build failed and there is no --library: nothing else can run")
+                run.pack()
+                return 1
+            shutil.copyfile(args.library, ROOT / "rfdetr_repro" / "librfdetr_ops.so")
+            run.say(f"the build failed: {args.library.name} is used")
+        run.pack()
+    run.say(f"failed or cut off: {', '.join(run.failed)}" if run.failed else "all steps ok")
+    run.pack()
+    return 1 if run.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""What every step has: options, the store of its Records, and what is said of the machine."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from rfdetr_repro.bench.machine import environment, this_machine
+from rfdetr_repro.records.record import Cost, Latency, Machine, ModelId, Record
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.protocol import Protocol
+
+SOURCE = "gpu"  # of the Records
+
+
+@dataclass
+class Step:
+    """One step while it runs.
+
+    ``toy``: sizes so small that a processor without a GPU needs seconds; the code is the same.
+    ``seconds``: the time that the step may take; a step that measures in rounds ends by it.
+    """
+
+    name: str
+    device: torch.device
+    store: Store
+    toy: bool
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, name: str, description: str | None, argv: Sequence[str] | None = None) -> Step:
+        """The step ``name`` with the options of the command line."""
+        parser = argparse.ArgumentParser(
+            prog=f"python -m benchmarks.gpu_steps.{name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument(
+            "--out", type=Path, required=True, help="file of this step's Records (JSON Lines)"
+        )
+        parser.add_argument(
+            "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: try the step"
+        )
+        parser.add_argument(
+            "--toy", action="store_true", help="the smallest sizes, to try the step"
+        )
+        parser.add_argument(
+            "--seconds", type=float, default=600.0, help="time that the step may take"
+        )
+        args = parser.parse_args(argv)
+        if args.device == "cuda" and not torch.cuda.is_available():
+            parser.error("PyTorch sees no CUDA device; --device cpu tries the step without a GPU")
+        return cls(name, torch.device(args.device), Store(args.out), args.toy, args.seconds)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the step runs on a CUDA device."""
+        return self.device.type == "cuda"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left of the step's time."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    @property
+    def machine(self) -> Machine:
+        """This machine; its GPU is the one that PyTorch names."""
+        machine = this_machine()
+        return replace(machine, gpu=torch.cuda.get_device_name()) if self.on_gpu else machine
+
+    def record(
+        self,
+        model: ModelId,
+        latency: Latency,
+        protocol: Protocol,
+        *,
+        cost: Cost | None = None,
+        deployment: str | None = None,
+    ) -> Record:
+        """Appends a measurement to the step's store."""
+        return self.store.append(
+            Record(
+                SOURCE,
+                model,
+                latency=latency,
+                protocol=protocol,
+                cost=cost,
+                machine=self.machine,
+                env=environment(),
+                command=f"python -m benchmarks.gpu_steps.{self.name}",
+                deployment=deployment,
+            )
+        )
+
+    def say(self, text: str) -> None:
+        """Prints a line at once, so that a step that is ended leaves what it found."""
+        print(text, flush=True)
