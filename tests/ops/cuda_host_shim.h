@@ -279,6 +279,8 @@ template <class T>
 T __ldg(const T* pointer) {
   return *pointer;
 }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 template <class T>
 T atomicAdd(T* to, T x) {
   const T before = *to;

@@ -6,6 +6,7 @@ kernels' gradients.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from samples import LEVELS, flat, sample_inputs
+from samples_masks import blobs
 
 from rfdetr_repro import ops
 
@@ -23,7 +25,7 @@ KERNELS = {
     name: ROOT / "csrc" / "cuda" / f"{name}.cu"
     for name in ("ms_deform_attn", "ms_deform_attn_backward", "masks")
 }
-KERNEL_COUNT = {"ms_deform_attn": 8, "ms_deform_attn_backward": 22, "masks": 1}
+KERNEL_COUNT = {"ms_deform_attn": 8, "ms_deform_attn_backward": 22, "masks": 8}
 SHIM = ROOT / "tests" / "ops" / "cuda_host_shim.h"
 NVCC = shutil.which("nvcc") or next(
     (str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None
@@ -96,7 +98,7 @@ class Gradients(ctypes.Structure):
     ]
 
 
-def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
+def compiled_for_the_host(name: str, folder: Path, more: list[str] | None = None) -> ctypes.CDLL:
     """The unmodified .cu compiled for the host with bounds and undefined-behaviour checks."""
     if CXX is None:
         pytest.skip("no g++")
@@ -112,6 +114,7 @@ def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
         CXX,
         *flags,
         *checks,
+        *(more or []),
         "-x",
         "c++",
         "-include",
@@ -144,20 +147,61 @@ class Masks(ctypes.Structure):
     _fields_ += [("packed", ctypes.c_int), ("out", ctypes.c_void_p)]
 
 
-@pytest.mark.parametrize("size", [(23, 37), (5, 4)], ids=str)
+@pytest.fixture(scope="module", params=[[], ["-DRFDETR_INDEX_LIMIT=0"]], ids=["32 bits", "64 bits"])
+def mask_kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ctypes.CDLL:
+    """With the indices that fit, and as if 32 bits were too few."""
+    return compiled_for_the_host("masks", tmp_path_factory.mktemp("masks"), request.param)
+
+
+MASK_LOGITS = {
+    "noise": lambda: torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(0)),
+    "blobs": lambda: blobs(3, 11, 6),
+    "one row": lambda: blobs(3, 1, 9),
+    "one logit": lambda: torch.tensor([[[1.0]], [[-1.0]], [[0.0]]]),
+    "special": lambda: special_logits(3, 7, 9),
+}
+# Enlarged so much that eight pixels touch few columns of the map, or not; every alignment of rows.
+MASK_SIZES = [(23, 64), (40, 97), (33, 100), (50, 302), (23, 37), (5, 4), (1, 1), (2, 643)]
+
+
+def special_logits(*shape: int) -> torch.Tensor:
+    """Noise with numbers for which corners of one sign do not decide the pixels between."""
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 0, -0.0, 1e-44, -1e-44, 3e38])
+    logits = torch.randn(*shape, generator=torch.Generator().manual_seed(1)).flatten()
+    logits[::3] = odd[torch.arange(len(logits[::3])) % len(odd)]
+    logits = logits.view(shape)
+    logits[0] = logits[0].abs()
+    logits[1] = -logits[1].abs()
+    return logits
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["bool", "packed"])
-@pytest.mark.parametrize("boxed", [False, True], ids=["whole", "boxed"])
-def test_masks_kernel_on_the_host(
-    size: tuple[int, int], packed: bool, boxed: bool, tmp_path: Path
-) -> None:
-    kernels = compiled_for_the_host("masks", tmp_path)
-    logits = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(0))
-    boxes = torch.tensor([[1.5, 2, 30, 20], [0, 0, 99, 99], [3, 3, 2, 9]]) if boxed else None
-    expected = ops.masks_from_logits(logits, *size, boxes_xyxy=boxes, packed=packed)
-    out = torch.full(expected.shape, 7, dtype=torch.uint8)
-    masks = Masks(pointer(logits), pointer(boxes), *logits.shape, *size, packed, pointer(out))
-    assert kernels.rfdetr_masks_launch(ctypes.byref(masks), None) == 0
-    assert torch.equal(out, expected.to(torch.uint8))
+@pytest.mark.parametrize("kind", MASK_LOGITS)
+def test_masks_kernel_on_the_host(mask_kernels: ctypes.CDLL, packed: bool, kind: str) -> None:
+    logits = MASK_LOGITS[kind]()
+    crop = torch.tensor([[1.5, 2, 30, 20], [0, 0, 999, 99], [3, 3, 2, 9]])
+    # neither more nor less than the pixels is written, wherever the first lies
+    for size, boxes, offset in itertools.product(MASK_SIZES, (None, crop), (0, 3)):
+        expected = ops.masks_from_logits(logits, *size, boxes_xyxy=boxes, packed=packed)
+        room = torch.full((expected.numel() + 16,), 7, dtype=torch.uint8)
+        out = room[offset : offset + expected.numel()]
+        masks = Masks(pointer(logits), pointer(boxes), *logits.shape, *size, packed, pointer(out))
+        assert mask_kernels.rfdetr_masks_launch(ctypes.byref(masks), None) == 0
+        assert torch.equal(out, expected.to(torch.uint8).flatten()), (size, boxes, offset)
+        assert bool((room[:offset] == 7).all()) and bool((room[offset + len(out) :] == 7).all())
+
+
+def test_masks_kernel_with_many_rows_of_a_thread(mask_kernels: ctypes.CDLL) -> None:
+    """So many masks that a thread takes several rows, and rows beyond the image are nobody's."""
+    logits = blobs(160, 9, 9)
+    for size, packed in (((203, 333), False), ((450, 640), True)):
+        expected = ops.masks_from_logits(logits, *size, packed=packed)
+        out = torch.full(expected.shape, 7, dtype=torch.uint8)
+        masks = Masks(pointer(logits), None, *logits.shape, *size, packed, pointer(out))
+        assert mask_kernels.rfdetr_masks_launch(ctypes.byref(masks), None) == 0
+        assert torch.equal(out, expected.to(torch.uint8))
 
 
 def problem_of(value: torch.Tensor, levels: list, locations: torch.Tensor) -> Problem:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from samples import fused_inputs, sample_inputs
 
-from rfdetr_repro.ops import ms_deform_attn, ms_deform_attn_fused
+from rfdetr_repro.ops import masks_from_logits, ms_deform_attn, ms_deform_attn_fused
 
 pytestmark = pytest.mark.gpu
 LEVELS = [(24, 24), (12, 12)]
@@ -96,3 +96,16 @@ def test_more_than_2_to_31_elements() -> None:
         value, [(side, side)], locations, torch.ones(1, 1, heads, 1, 1, device="cuda")
     )
     assert value.numel() > 2**31 and torch.equal(out[0, 0, -channels:], value[0, -1, -1])
+
+
+@pytest.mark.parametrize("width", [1920, 1919])
+@pytest.mark.parametrize("packed", [False, True], ids=["bool", "packed"])
+def test_masks_have_the_bits_of_the_cpu(width: int, packed: bool) -> None:
+    """More than 2^31 pixels, the last masks compared; noise, so that every pixel is computed."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1100, 108, 108, generator=generator)
+    found = masks_from_logits(logits.cuda(), 1080, width, packed=packed)
+    assert found[0].numel() * len(found) * (8 if packed else 1) > 2**31
+    for part in (slice(0, 2), slice(-2, None)):
+        wanted = masks_from_logits(logits[part], 1080, width, packed=packed)
+        assert torch.equal(found[part].cpu(), wanted)
