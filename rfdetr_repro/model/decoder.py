@@ -202,7 +202,9 @@ class Decoder(nn.Module):
         """references (B, N, 4) cxcywh, content (N, d) -> hidden states (B, N, d) after each of the
         layers 1..depth, normalised.
         """
-        pos = self.ref_point_head(sine_embedding(references, content.shape[-1]))
+        # the embedding is computed in float32 at any precision of the layers
+        embedding = sine_embedding(references, content.shape[-1])
+        pos = self.ref_point_head(embedding.to(content.dtype))
         x = content[None].expand(len(references), -1, -1)
         states = []
         for layer in self.layers[:depth]:

@@ -110,18 +110,30 @@ class Detector(nn.Module):
             )
         return self.projector(self.backbone(images, patch, windows))
 
-    def forward(self, images: Tensor, arch: Arch | None = None, *, masks: bool = True) -> Outputs:
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch | None = None,
+        *,
+        masks: bool = True,
+        tokens: Tensor | None = None,
+    ) -> Outputs:
         """Evaluation: images (B, 3, H, W), normalised -> the outputs of the last decoder layer of
         ``arch`` (default: the detector's own architecture).
 
-        ``masks`` False skips the mask head. Raises :class:`InputError` for more layers or queries
-        than the model stores.
+        ``masks`` False skips the mask head. ``tokens`` as in :class:`.QuerySelection`. Raises
+        :class:`InputError` for more layers or queries than the model stores.
         """
         arch = arch or self.arch
         self._check(arch)
         memory = self.features(images, arch.patch, arch.windows)
         outputs = self.decode_shared(
-            memory, _hw(images), [arch.decoder_layers], [arch.queries], masks=masks
+            memory,
+            _hw(images),
+            [arch.decoder_layers],
+            [arch.queries],
+            masks=masks,
+            tokens=tokens,
         )
         return outputs[arch.decoder_layers, arch.queries]
 
@@ -133,16 +145,17 @@ class Detector(nn.Module):
         queries: Iterable[int],
         *,
         masks: bool = True,
+        tokens: Tensor | None = None,
     ) -> dict[tuple[int, int], Outputs]:
         """One decoder pass for every (depth, query count); each result equals that of the subnet
         with only these layers and queries.
 
         ``maps`` comes from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries,
-        tokens) rows).
+        tokens) rows). ``tokens`` as in :class:`.QuerySelection`.
         """
         depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
         source = _source(maps)
-        selected = self.selection(*source, 1, counts[-1])
+        selected = self.selection(*source, 1, counts[-1], tokens)
         resized = self._resized(maps, image_hw) if masks else None
         results: dict[tuple[int, int], Outputs] = {}
         if 0 in depths:
@@ -223,7 +236,7 @@ class Detector(nn.Module):
     def _encoder_outputs(
         self, selected: Selected, resized: Tensor | None, training: bool = False
     ) -> Outputs:
-        features, logits, boxes = (part.flatten(1, 2) for part in selected)
+        features, logits, boxes = (part.flatten(1, 2) for part in selected[:3])
         if self.mask_head is None or resized is None:
             return Outputs(logits, boxes, None)
         factored = self.mask_head.training_features if training else self.mask_head.features

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .detector import Outputs
+from .selection import in_full
 
 
 class Ranked(NamedTuple):
@@ -63,4 +64,4 @@ def top_k(
         embedding = outputs.masks.queries
         chosen = embedding.gather(1, query[..., None].expand(-1, -1, embedding.shape[-1]))
         mask_logits = outputs.masks._replace(queries=chosen).logits()
-    return Ranked(scores.sigmoid(), flat - query * classes, boxes, mask_logits)
+    return Ranked(in_full(scores).sigmoid(), flat - query * classes, boxes, mask_logits)

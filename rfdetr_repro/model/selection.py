@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfdetr_repro.ops import accumulate_dtype
 from rfdetr_repro.spec.model_config import ModelConfig
 
 from .linear import PackedLinear
@@ -27,6 +28,7 @@ class Selected(NamedTuple):
     features: Tensor  # (B, G, k, d)
     logits: Tensor  # (B, G, k, C)
     boxes_cxcywh: Tensor  # (B, G, k, 4), with gradient
+    tokens: Tensor  # (B, G, k) int64, their places among the S tokens
 
 
 class GroupLinear(nn.Module):
@@ -69,15 +71,19 @@ class GroupNorm1d(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * self.weight[:groups, None] + self.bias[:groups, None]
 
 
+def in_full(x: Tensor) -> Tensor:
+    """``x`` in the type in which coordinates and scores are computed: float32 for float16 and
+    bfloat16, whose steps near 1 are 1/2048 and 1/256 of the image; else its own.
+    """
+    return x.to(accumulate_dtype(x.dtype))
+
+
 def apply_deltas(deltas: Tensor, references_cxcywh: Tensor) -> Tensor:
     """Box reparametrisation: the centre moves by delta * size, the size scales by exp(delta); all
-    (..., 4), cxcywh.
-
-    Under autocast the deltas of a box head are half-precision numbers; the boxes that follow are
-    computed in the type of the references.
+    (..., 4), cxcywh; computed :func:`in_full`.
     """
-    if deltas.dtype != references_cxcywh.dtype and torch.is_autocast_enabled(deltas.device.type):
-        deltas = deltas.to(references_cxcywh.dtype)
+    deltas = in_full(deltas)
+    references_cxcywh = in_full(references_cxcywh)
     centre = deltas[..., :2] * references_cxcywh[..., 2:] + references_cxcywh[..., :2]
     return torch.cat([centre, deltas[..., 2:].exp() * references_cxcywh[..., 2:]], dim=-1)
 
@@ -95,7 +101,8 @@ def token_proposals(
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         size = torch.full_like(grid_x, side * 2.0**level)
         levels.append(torch.stack([grid_x, grid_y, size, size], dim=-1).flatten(0, 1))
-    proposals = torch.cat(levels).to(like.dtype)  # built in float32, as in upstream
+    # built in float32, as in upstream
+    proposals = torch.cat(levels).to(accumulate_dtype(like.dtype))
     valid = ((proposals > 0.01) & (proposals < 0.99)).all(-1, keepdim=True)
     return torch.where(valid, proposals, torch.zeros_like(proposals)), valid
 
@@ -118,21 +125,29 @@ class QuerySelection(nn.Module):
         nn.init.zeros_(boxes[2].weight)
 
     def forward(
-        self, memory: Tensor, level_sizes: list[tuple[int, int]], groups: int, queries: int
+        self,
+        memory: Tensor,
+        level_sizes: list[tuple[int, int]],
+        groups: int,
+        queries: int,
+        tokens: Tensor | None = None,
     ) -> Selected:
         """memory (B, S, d) -> the min(queries, S) most confident tokens of each of the first
-        ``groups`` groups.
+        ``groups`` groups; or ``tokens`` (B, groups, k) int64 themselves, for a comparison that
+        leaves the choice out.
         """
         proposals, valid = token_proposals(level_sizes, self.proposal_side, memory)
         memory = torch.where(valid, memory, torch.zeros_like(memory))
-        tokens = self.norm(self.proj(memory[:, None], groups), groups)  # (B, G, S, d)
-        logits = self.class_embed(tokens, groups)  # (B, G, S, C)
+        projected = self.norm(self.proj(memory[:, None], groups), groups)  # (B, G, S, d)
+        logits = self.class_embed(projected, groups)  # (B, G, S, C)
         k = min(queries, memory.shape[1])
-        rank = logits.detach().amax(-1).topk(k, dim=-1).indices[..., None]  # (B, G, k, 1)
-        features = tokens.gather(2, rank.expand(-1, -1, -1, tokens.shape[-1]))
+        if tokens is None:
+            tokens = logits.detach().amax(-1).topk(k, dim=-1).indices
+        rank = tokens[..., None]  # (B, G, k, 1)
+        features = projected.gather(2, rank.expand(-1, -1, -1, projected.shape[-1]))
         chosen_logits = logits.gather(2, rank.expand(-1, -1, -1, logits.shape[-1]))
         chosen = proposals[rank.squeeze(-1)]  # (B, G, k, 4)
         deltas = features
         for index, layer in enumerate(self.bbox_embed):
             deltas = layer(deltas, groups) if index == 2 else F.relu(layer(deltas, groups))
-        return Selected(features, chosen_logits, apply_deltas(deltas, chosen))
+        return Selected(features, chosen_logits, apply_deltas(deltas, chosen), tokens)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import BACKENDS, WITH_GRAPH
+from rfdetr_repro.spec.protocol import BACKENDS, IN_TORCH, WITH_GRAPH
 from rfdetr_repro.spec.ranges import choose
 
 from .bfloat16 import BFLOAT16, RUNTIMES
@@ -81,7 +81,7 @@ def open_session(
         )
     if backend == "openvino":
         return _class("runtime.openvino", "OpenVinoSession")(artifact, threads)
-    if backend in ("torch", "torch-graph"):
+    if backend in IN_TORCH:
         return _class("runtime.torch", "TorchSession")(
             artifact, threads, graph=backend == "torch-graph"
         )
@@ -98,11 +98,13 @@ def _check_precision(artifact: Artifact, backend: str) -> None:
     to be run in bfloat16, in another precision.
     """
     precision = artifact.manifest.precision
-    if precision in ("int8", BFLOAT16) and backend not in RUNTIMES:
+    of_torch = artifact.manifest.format == "torch"
+    runtimes = IN_TORCH if of_torch and precision != "int8" else RUNTIMES
+    if precision in ("int8", BFLOAT16) and backend not in runtimes:
         raise InputError(
             f"the backend {backend} does not compute this file in {precision}",
             artifact.path,
-            f"choose {' or '.join(RUNTIMES)}, or another precision",
+            f"choose {' or '.join(runtimes)}, or another precision",
         )
 
 

@@ -3,7 +3,9 @@ session is opened.
 
 The file is one that ``--to torch`` writes. Matrix products are computed in float32, not in TF32; on
 a CPU with AMX the linear layers use the split products of ``model/linear.py``, which are as exact
-as float32. A failed capture raises an error; the session never falls back to eager execution.
+as float32. An artifact that is to be run in float16 or bfloat16 (``runtime/bfloat16.py``) is
+computed as ``runtime/torch_precision.py`` describes, after a check against float32 on the same
+device. A failed capture raises an error; the session never falls back to eager execution.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from rfdetr_repro.export.contract import UNKNOWN, Array, check_images, check_inp
 from rfdetr_repro.export.torch import read_subnet
 from rfdetr_repro.model.linear import float32_parts
 from rfdetr_repro.model.postprocess import Ranked, top_k
+from rfdetr_repro.model.selection import in_full
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR
 from rfdetr_repro.ops.device import choose_device, torch_threads
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 
 from .session import Detections, Session, identity_of
+from .torch_precision import DTYPES, REGIONS, in_precision
 
 WARMUP = 3  # runs before a capture, in which kernels are chosen and workspaces allocated
 
@@ -32,10 +36,12 @@ class TorchSession(Session):
     """
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, graph: bool = False) -> None:
-        """Loads the subnet and, with ``graph``, captures a CUDA graph.
+        """Loads the subnet in the precision of the manifest and, with ``graph``, captures a CUDA
+        graph.
 
         ``threads``: number of CPU threads during :meth:`launch`. Raises :class:`InputError` for
-        ``graph`` without a GPU, :class:`StatedFailure` if the capture fails.
+        ``graph`` without a GPU and for a precision that PyTorch does not compute,
+        :class:`StatedFailure` if the precision disagrees with float32 or the capture fails.
         """
         device = graph_device() if graph else choose_device()
         self.manifest = artifact.manifest
@@ -45,21 +51,27 @@ class TorchSession(Session):
         sides = (3, *subnet.arch.input_hw)
         stated = UNKNOWN if manifest.open_batch else manifest.images_per_run
         check_input([TensorSpec("images", (stated, *sides), "float32")], artifact)
-        self._subnet = subnet.to(device)
+        if device.type == "cuda":
+            without_tf32()
+        with torch_threads(threads):
+            self._subnet = in_precision(subnet.to(device), manifest.precision, artifact.path)
+        self._dtype = DTYPES[manifest.precision]
         self._images = torch.zeros((manifest.images_per_run, *sides), device=device)
         self._ranked: Ranked | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         settings = f"threads={threads} torch={torch.__version__} "
         if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             self._events = (
                 torch.cuda.Event(enable_timing=True),
                 torch.cuda.Event(enable_timing=True),
             )
             settings += "tf32=no"
         else:
-            settings += f"linear=split{float32_parts()}" if HAS_SPLIT_LINEAR else "linear=plain"
+            split = HAS_SPLIT_LINEAR and self._dtype == torch.float32
+            settings += f"linear=split{float32_parts()}" if split else "linear=plain"
+        if self._dtype != torch.float32:
+            settings += f" float32={','.join(REGIONS)}"
         if graph:
             self._graph = self._capture()
         self.artifact_id = identity_of(
@@ -88,13 +100,18 @@ class TorchSession(Session):
         return graph
 
     def _forward(self) -> Ranked:
-        return top_k(self._subnet(self._images), self._subnet.arch.queries)
+        outputs = self._subnet(self._images.to(self._dtype))
+        ranked = top_k(outputs, self._subnet.arch.queries)
+        masks = ranked.mask_logits
+        return ranked if masks is None else ranked._replace(mask_logits=in_full(masks))
 
     def bind(self, images: Array) -> None:
         """Copies float32 (B, 3, H, W) images to the device; another number of images than before
         gets new buffers, and a new CUDA graph where one is replayed.
         """
         source = torch.from_numpy(check_images(images, self.manifest))
+        if self._events is not None:
+            without_tf32()  # another part of the program may have allowed it since
         if source.shape != self._images.shape:
             self._images = self._images.new_zeros(source.shape)
             if self._graph is not None:
@@ -138,6 +155,11 @@ class TorchSession(Session):
             raise RuntimeError("outputs are read before launch")
         values: list[Tensor] = [value for value in self._ranked if value is not None]
         return Detections.of([value.cpu().numpy() for value in values])
+
+
+def without_tf32() -> None:
+    """Makes products and convolutions of float32 on a GPU exact, for the whole process."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def graph_device() -> torch.device:

@@ -21,8 +21,10 @@ BACKENDS = (
 )
 # can replay a CUDA graph
 WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")
+# run files of the format torch: eager, and as one CUDA graph
+IN_TORCH = ("torch", "torch-graph")
 # run ONNX files, or engines built from them
-OF_ONNX = tuple(name for name in BACKENDS if not name.startswith("torch"))
+OF_ONNX = tuple(name for name in BACKENDS if name not in IN_TORCH)
 
 _LONGEST_S = 1e7
 WHOLE = {  # field -> lowest and highest value, both allowed
@@ -44,7 +46,7 @@ REAL = {
 }
 PRECISIONS = ("fp32", "fp16")  # that engines are built in and searches measure
 FILE_PRECISIONS = (*PRECISIONS, "int8")  # that files are exported in
-# that files are measured in: in bf16, a runtime computes a float32 file
+# that files are measured in: in bf16, and in fp16 in PyTorch, a runtime computes a float32 file
 MEASURED_PRECISIONS = (*FILE_PRECISIONS, "bf16")
 # precision -> largest loss of AP against float32, in points, unless a command sets another
 AP_GATES = {"fp16": 0.3, "int8": 0.5, "bf16": 0.3}

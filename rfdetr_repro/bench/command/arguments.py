@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -139,8 +139,8 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help=f"precisions to measure, one or several of {', '.join(MEASURED_PRECISIONS)}, such as "
         "fp32,int8; files are converted where needed, to int8 by the train split of --data; in "
-        "bf16 the runtime computes a float32 file, where the processor can (default: the precision "
-        "of each file)",
+        "bf16, and in fp16 with the torch backends, the runtime computes a float32 file, where the "
+        "device can (default: the precision of each file)",
     )
     add_wishes(
         parsed.add_argument_group(
@@ -237,9 +237,9 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         type=backends,
         metavar="NAME,...",
-        help=f"runtime that runs the files: {', '.join(BACKENDS)}; or onnxruntime,openvino for "
-        "both, in turns (default: those of the two that are installed; onnxruntime with --campaign "
-        "and --models)",
+        help=f"runtime that runs the files: {', '.join(BACKENDS)}; or onnxruntime,openvino or "
+        "torch,torch-graph for both, in turns (default: those of the first two that are installed; "
+        "onnxruntime with --campaign and --models)",
     )
     how.add_argument(
         "--cuda-graph", choices=tuple(GRAPHS), nargs="?", const="on", default="off", help=_GRAPH
@@ -404,10 +404,23 @@ def check(args: argparse.Namespace) -> None:
         )
     _check_extent(args)
     precisions(args)
-    if args.cuda_graph != "off" and backend not in (*WITH_GRAPH, "torch"):
+    if args.cuda_graph != "off":
+        _check_graph(backend, args.backend)
+
+
+def _check_graph(first: str, backends: Sequence[str] | None) -> None:
+    """Raises :class:`InputError` where --cuda-graph does not fit --backend, whose first is
+    ``first``.
+    """
+    if first not in (*WITH_GRAPH, "torch"):
         raise InputError(
-            f"the backend {backend} cannot replay a CUDA graph",
+            f"the backend {first} cannot replay a CUDA graph",
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave --cuda-graph out",
+        )
+    if len(backends or ()) > 1:
+        raise InputError(
+            "--cuda-graph is for one backend, and --backend names several",
+            hint="leave --cuda-graph out; torch-graph always replays a CUDA graph",
         )
 
 

@@ -34,8 +34,8 @@ def precisions(args: argparse.Namespace) -> list[str]:
 def in_precision(
     artifact: Artifact, precision: str, args: argparse.Namespace, splits: Sequence[CocoSplit]
 ) -> Artifact:
-    """The artifact in ``precision``: itself, to be computed in bfloat16, or converted once into a
-    folder next to the store that is named after the precision.
+    """The artifact in ``precision``: itself, where its runtime computes it in this precision, or
+    converted once into a folder next to the store that is named after the precision.
 
     Raises :class:`InputError` for a file that is not float32, and as the conversions do.
     """
@@ -47,10 +47,10 @@ def in_precision(
             artifact.path,
             "give the FP32 file",
         )
-    if precision == "bf16":
-        from rfdetr_repro.runtime.bfloat16 import in_bfloat16
+    from rfdetr_repro.runtime.bfloat16 import computed_in, computes
 
-        return in_bfloat16(artifact)
+    if precision == "bf16" or computes(artifact, precision):
+        return computed_in(artifact, precision)
     names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
     stem = Path(args.out).parent / precision / "-".join(names)
     convert = {"fp16": _in_float16, "int8": _in_int8}[precision]

@@ -7,13 +7,14 @@ import importlib.util
 
 from rfdetr_repro.bench.machine import usable_cores
 from rfdetr_repro.spec.arguments import whole
-from rfdetr_repro.spec.protocol import BACKENDS, WHOLE
+from rfdetr_repro.spec.protocol import BACKENDS, IN_TORCH, WHOLE
 
 ON_CPU = ("onnxruntime", "openvino")  # backends that run ONNX files on the CPU
+IN_TURNS = (ON_CPU, IN_TORCH)  # backends that run the same files and can be measured together
 
 
 def backends(text: str) -> list[str]:
-    """The type of --backend: one runtime, or several that run ONNX files on the CPU."""
+    """The type of --backend: one runtime, or several of one group of IN_TURNS."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     for name in names:
         if name not in BACKENDS:
@@ -22,9 +23,10 @@ def backends(text: str) -> list[str]:
             )
     if not names or len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(f"{text!r} names no runtime, or a runtime twice")
-    if len(names) > 1 and (odd := [name for name in names if name not in ON_CPU]):
+    if len(names) > 1 and not any(set(names) <= set(group) for group in IN_TURNS):
+        groups = ", or ".join(" and ".join(group) for group in IN_TURNS)
         raise argparse.ArgumentTypeError(
-            f"only {' and '.join(ON_CPU)} can be measured in turns, and {odd[0]} alone"
+            f"only {groups} can be measured in turns, because they run the same files"
         )
     return names
 
