@@ -48,6 +48,8 @@ GPU_TESTS = [
     "tests/runtime/test_tensorrt_session.py",
     "tests/search/test_deployment.py",
     "tests/bench/test_gpu_load.py",
+    "tests/bench/test_gpu_watch.py",
+    "tests/runtime/test_torch_precision.py",
 ]
 SANITIZED = ("memcheck", "racecheck", "synccheck")
 KILLED_AFTER_S = 5.0  # between the request to end and the end

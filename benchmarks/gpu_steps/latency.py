@@ -8,7 +8,6 @@ measured a second time without the watch on the GPU: its polling must not show.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,58 +24,61 @@ from benchmarks.gpu_steps.step import SOURCE, Step
 from benchmarks.subjects import random_meta
 from rfdetr_repro.bench.confirm import Context, Row, confirm_all
 from rfdetr_repro.bench.gpu.device import Watched, watching
+from rfdetr_repro.bench.watching import Silent
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.export.torch import export_torch
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import Latency
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
-from rfdetr_repro.spec.presets import PICO, PRESETS, Preset
+from rfdetr_repro.runtime.bfloat16 import computed_in
+from rfdetr_repro.spec.presets import PICO, PRESETS
 from rfdetr_repro.spec.protocol import Protocol
 
 SIZES = ("nano", "small", "medium", "large", "seg-nano", "seg-medium")
+FEW = ("nano", "medium", "seg-medium")  # rested between samples, and without the watch
 PRECISIONS = ("fp32", "bf16", "fp16")
-SUSTAINED = Protocol("sustained", warmup=5, min_time_s=1.0, timeout_s=10.0, builds=1)
-RESTED = Protocol("buffered", warmup=3, min_samples=24, max_samples=24, timeout_s=20.0, builds=1)
-QUICK = ("sustained", 0.1)
+SUSTAINED = Protocol("sustained", warmup=5, min_time_s=1.0, timeout_s=10.0)
+RESTED = Protocol("buffered", warmup=3, min_samples=24, max_samples=24, timeout_s=20.0)
+UNWATCHED = "without the watch"
 
 
-def exported(name: str, folder: str, precision: str) -> str:
+def exported(name: str, folder: str) -> str:
     """Exports a size with seeded random weights; returns the file's path."""
-    row = subject(name)
+    row = PICO if name == "pico" else PRESETS[name]
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    detector = Detector(row.model, row.arch).eval().slice(row.arch)
-    path = Path(folder) / f"{name}-{precision}.safetensors"
-    meta = random_meta(name, row.model.num_classes)
-    return str(export_torch(detector, path, meta=meta, precision=precision).path)
-
-
-def subject(name: str) -> Preset:
-    """The preset of a size; pico is no released size."""
-    return PICO if name == "pico" else PRESETS[name]
+    model = replace(row.model, groups=1)
+    detector = Detector(model, row.arch).eval().slice(row.arch)
+    meta = random_meta(name, model.num_classes)
+    return str(export_torch(detector, Path(folder) / f"{name}.safetensors", meta=meta).path)
 
 
 def artifacts(step: Step, folder: str) -> dict[tuple[str, str], Artifact]:
-    """(size, precision) -> file, made by several processes at once."""
+    """(size, precision) -> file; the files are made by several processes at once. A session
+    computes its float32 file in the precision.
+    """
     sizes = ("pico",) if step.toy else SIZES
     precisions = PRECISIONS[:2] if step.toy else PRECISIONS
-    wanted = list(itertools.product(sizes, precisions))
-    with ProcessPoolExecutor(1 if step.toy else 8, mp_context=get_context("spawn")) as pool:
-        paths = pool.map(exported, *zip(*((n, folder, p) for n, p in wanted), strict=True))
-        return {key: load_artifact(Path(path)) for key, path in zip(wanted, paths, strict=True)}
+    with ProcessPoolExecutor(len(sizes), mp_context=get_context("spawn")) as pool:
+        paths = list(pool.map(exported, sizes, [folder] * len(sizes)))
+    files = {name: load_artifact(Path(path)) for name, path in zip(sizes, paths, strict=True)}
+    return {
+        (name, precision): file if precision == "fp32" else computed_in(file, precision)
+        for precision in precisions
+        for name, file in files.items()
+    }
 
 
-def rows_of(files: Mapping[tuple[str, str], Artifact], backends: Sequence[str]) -> dict[str, Row]:
-    """A row for each file and backend."""
+def rows_of(files: Mapping[tuple[str, str], Artifact], backend: str) -> dict[str, Row]:
+    """A row for each file."""
 
-    def opened(artifact: Artifact, backend: str, build: int) -> Any:
+    def opened(artifact: Artifact, build: int) -> Any:
         return open_session(artifact, backend, threads=2)
 
     return {
-        f"{name} {precision} {backend}": Row(artifact, partial(opened, artifact, backend))
+        f"{name} {precision} {backend}": Row(artifact, partial(opened, artifact))
         for (name, precision), artifact in files.items()
-        for backend in backends
     }
 
 
@@ -93,67 +95,72 @@ def watched(step: Step) -> Iterator[Watched | None]:
 def measure(
     step: Step,
     rows: Mapping[str, Row],
-    protocol: Protocol,
+    protocols: Sequence[Protocol],
     there: Watched | None,
     *,
-    note: str = "",
     twin: str = "never",
-) -> dict[str, Record]:
-    """Measures rows by one protocol into the step's store and prints each."""
-    if step.left_s < 5:
-        step.say(f"{protocol.rhythm} {note}: left out, the step's time is over")
-        return {}
+    note: str = "",
+) -> None:
+    """Measures rows by each protocol, all on the same sessions, and prints each. Rows without the
+    watch go into a store of their own, because their requests are the same.
+    """
+    if step.left_s < 5 or not rows:
+        step.say(f"{', '.join(rows)} {note}: left out, the step's time is over")
+        return
     context = Context(
-        campaign=SOURCE + (f", {note}" if note else ""),
+        campaign=f"{SOURCE}, {note}" if note else SOURCE,
         command=f"python -m benchmarks.gpu_steps.{step.name}",
         machine=there.machine if there is not None else None,
     )
-    store = Store(step.store.path)
-    watch = there.watch if there is not None and note != UNWATCHED else None
-    outcome = confirm_all(rows, [protocol], store, context=context, watch=watch, twin=twin)
+    path = step.store.path
+    store = Store(path.with_name("latency-unwatched.jsonl") if note else path)
+    watch = there.watch if there is not None and not note else None
+    outcome = confirm_all(
+        rows, protocols, store, context=context, watch=watch, twin=twin, report=Told(step, note)
+    )
     for name, error in outcome.failures.items():
         step.say(f"{name}: failed: {error}")
-    found = {name: records[0] for name, records in outcome.records.items()}
-    for name, record in found.items():
-        step.say(f"{name:<32} {protocol.rhythm:<16} {told(record)} {note}")
-    return found
 
 
-UNWATCHED = "without the watch"
+class Told(Silent):
+    """Prints each latency as soon as it is stored."""
 
+    def __init__(self, step: Step, note: str) -> None:
+        """Prints by ``step``; ``note`` ends each line."""
+        self.step = step
+        self.note = note
 
-def told(record: Record) -> str:
-    """Median with its interval, the GPU's own time, and whether the clock fell."""
-    latency = record.latency
-    if latency is None:
-        return "no latency"
-    low, high = latency.ci_low_ms, latency.ci_high_ms
-    interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-    device = f", device {latency.gpu_median_ms:.3f}" if latency.gpu_median_ms else ""
-    return (
-        f"{latency.median_ms:8.3f} ms{interval}{device}, n {latency.num_samples}, throttled "
-        f"{latency.throttled}"
-    )
+    def finished(self, name: str, protocol: Protocol, latency: Latency) -> None:
+        """The median with its interval, the device's own time, and whether the clock fell."""
+        low, high = latency.ci_low_ms, latency.ci_high_ms
+        interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+        device = f", device {latency.gpu_median_ms:.3f}" if latency.gpu_median_ms else ""
+        itself = f", A/A {latency.itself.told}" if latency.itself else ""
+        self.step.say(
+            f"{name:<30} {protocol.rhythm:<16} {latency.median_ms:8.3f} ms{interval}{device}, n "
+            f"{latency.num_samples}, throttled {latency.throttled}{itself} {self.note}"
+        )
 
 
 def main() -> None:
-    """Measures by every protocol."""
+    """Measures by every protocol, the most wanted first."""
     step = Step.of("latency", __doc__)
     sustained = replace(SUSTAINED, min_time_s=0.1) if step.toy else SUSTAINED
     rested = replace(RESTED, min_samples=2, max_samples=2) if step.toy else RESTED
-    graphs = ("torch-graph",) if step.on_gpu else ("torch",)
+    graph = "torch-graph" if step.on_gpu else "torch"
     with tempfile.TemporaryDirectory() as folder, watched(step) as there:
         files = artifacts(step, folder)
-        step.say(f"{len(files)} files exported, {step.left_s:.0f} s left")
+        step.say(f"{len(files)} files, {step.left_s:.0f} s left")
         plain = {key: file for key, file in files.items() if key[1] == "fp32"}
-        measure(step, rows_of(files, graphs), sustained, there, twin="always")
-        measure(step, rows_of(plain, graphs), rested, there)
+        halves = {key: file for key, file in files.items() if key[1] != "fp32"}
+        few = {key: file for key, file in files.items() if key[0] in FEW and key[1] != "bf16"}
+        measure(step, rows_of(plain, graph), [sustained], there, twin="always")
+        measure(step, rows_of(halves, graph), [sustained], there)
         if step.on_gpu:
-            measure(step, rows_of(plain, ("torch",)), sustained, there)
-            halves = {key: file for key, file in files.items() if key[1] == "fp16"}
-            measure(step, rows_of(halves, graphs), rested, there)
-            few = {key: file for key, file in plain.items() if key[0] in ("nano", "medium")}
-            measure(step, rows_of(few, graphs), sustained, there, note=UNWATCHED)
+            measure(step, rows_of(few, graph), [rested], there)
+            measure(step, rows_of(plain, "torch"), [sustained], there)
+            unwatched = {key: file for key, file in few.items() if key[1] == "fp32"}
+            measure(step, rows_of(unwatched, graph), [sustained], there, note=UNWATCHED)
 
 
 if __name__ == "__main__":
