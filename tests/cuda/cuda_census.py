@@ -1,0 +1,170 @@
+"""Counts the machine instructions of every CUDA kernel: barriers, atomics, vector loads, calls of
+64-bit division, registers and spills, for each architecture. census.csv holds what was counted;
+``python tests/cuda/cuda_census.py`` writes that file anew.
+
+It needs nvcc, and cuobjdump and nvdisasm, which the packages nvidia-cuda-cuobjdump and
+nvidia-cuda-nvdisasm have without a CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cuda_builds
+
+TABLE = cuda_builds.HERE / "census.csv"
+ARCHITECTURES = ("75", "80", "90", "100", "120")  # the first of each generation
+# what an instruction's name says that it is
+KINDS = {
+    "barriers": r"BAR\.SYNC",
+    "shuffles": r"SHFL",
+    "votes": r"VOTE|R2UR\.VOTE",
+    "shared_atomics": r"ATOMS",
+    "spins": r"ATOMS\.CAST\.SPIN|ATOM\S*\.CAS\b|ATOMG\S*\.CAS\b",
+    "global_adds": r"REDG?\.|ATOMG?\.\S*ADD",
+    "wide_adds": r"REDG?\.\S*F32x[24]",
+    "loads_16_bytes": r"LDG\S*\.128",
+    "loads": r"LDG",
+    "stores_16_bytes": r"STG\S*\.128",
+    "stores_8_bytes": r"STG\S*\.64",
+    "stores": r"STG",
+    "calls": r"CALL",
+    "instructions": r"",
+}
+COLUMNS = ("source", "kernel", "architecture", *KINDS, "registers", "spilled_bytes")
+Row = dict[str, str | int]
+
+
+def tool(name: str) -> str | None:
+    """Path of cuobjdump or nvdisasm: on PATH, or in a package of NVIDIA's."""
+    found = shutil.which(name)
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    inside = [path for folder in folders for path in Path(folder).glob(f"*/bin/{name}")]
+    return found or next(map(str, inside), None)
+
+
+def missing() -> str:
+    """Why a census cannot be taken; empty where it can."""
+    if cuda_builds.NVCC is None:
+        return "no nvcc"
+    lacking = [name for name in ("cuobjdump", "nvdisasm") if tool(name) is None]
+    return f"no {lacking[0]}: pip install nvidia-cuda-{lacking[0]}" if lacking else ""
+
+
+def nvcc_version() -> str:
+    """Release of nvcc, such as 13.0."""
+    assert cuda_builds.NVCC is not None
+    text = cuda_builds.run([cuda_builds.NVCC, "--version"]).stdout
+    return re.search(r"release ([\d.]+)", text)[1]
+
+
+def plain_name(name: str) -> str:
+    """A kernel's demangled name without namespaces and parameters."""
+    name = re.sub(r"\(anonymous namespace\)::|\w+::|^void ", "", name)
+    return (
+        re.sub(r"\((?!anonymous).*", "", name)
+        .replace("(bool)1", "true")
+        .replace("(bool)0", "false")
+    )
+
+
+def demangled(names: list[str]) -> dict[str, str]:
+    """Plain names by mangled names."""
+    command = ["c++filt"]
+    done = subprocess.run(
+        command, input="\n".join(names), capture_output=True, text=True, check=True
+    )
+    return dict(zip(names, map(plain_name, done.stdout.splitlines()), strict=True))
+
+
+def counted(code: str) -> dict[str, int]:
+    """How many instructions of each kind a function's listing has."""
+    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d\s+)?([A-Z][\w.]*)", code, re.M)
+    names = [name for name in names if name != "NOP"]
+    counts = {kind: sum(bool(re.match(form, x)) for x in names) for kind, form in KINDS.items()}
+    if not any(name.startswith("RET") for name in names):
+        counts["calls"] = 0  # nothing returns: a jump out of several branches at once
+    return counts
+
+
+def census(source: str, architecture: str, folder: Path) -> list[Row]:
+    """A row for each kernel of one source."""
+    assert cuda_builds.NVCC is not None
+    cubin = folder / f"{source}-{architecture}.cubin"
+    flags = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v"]
+    where = str(cuda_builds.SOURCES / f"{source}.cu")
+    notes = cuda_builds.run([cuda_builds.NVCC, *flags, where, "-o", str(cubin)]).stderr
+    form = (
+        r"entry function '(\w+)' for .*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+        r"Used (\d+) registers"
+    )
+    used = {
+        name: (int(registers), int(stores) + int(loads))
+        for name, stores, loads, registers in re.findall(form, notes, re.DOTALL)
+    }
+    cuobjdump = tool("cuobjdump")
+    disassembler = tool("nvdisasm")
+    assert cuobjdump is not None and disassembler is not None
+    beside = f"{Path(disassembler).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    listing = subprocess.run(
+        [cuobjdump, "-sass", str(cubin)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": beside},
+    ).stdout
+    _, *parts = re.split(r"^\s*Function : (\w+)\n", listing, flags=re.M)
+    functions = dict(zip(parts[::2], parts[1::2], strict=True))
+    names = demangled(list(functions))
+    rows: list[Row] = []
+    for mangled, code in functions.items():
+        registers, spilled = used[mangled]
+        counts = counted(code)
+        rows.append(
+            {
+                **{"source": source, "kernel": names[mangled], "architecture": architecture},
+                **counts,
+                **{"registers": registers, "spilled_bytes": spilled},
+            }
+        )
+    return sorted(rows, key=lambda row: str(row["kernel"]))
+
+
+def table() -> tuple[str, dict[tuple[str, str, str], Row]]:
+    """The release of nvcc that census.csv is of, and its rows by source, kernel, architecture."""
+    first, *lines = TABLE.read_text(encoding="utf-8").splitlines()
+    rows = {}
+    for texts in csv.DictReader(lines):
+        key = (texts["source"], texts["kernel"], texts["architecture"])
+        rows[key] = {name: int(text) if text.isdigit() else text for name, text in texts.items()}
+        rows[key]["architecture"] = texts["architecture"]
+    return first.removeprefix("# nvcc "), rows
+
+
+def main() -> int:
+    """Writes census.csv."""
+    why = missing()
+    if why:
+        print(f"error: {why}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder, TABLE.open("w", encoding="utf-8") as file:
+        file.write(f"# nvcc {nvcc_version()}\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for source in cuda_builds.KERNELS:
+            for architecture in ARCHITECTURES:
+                writer.writerows(census(source, architecture, Path(folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""The machine code of every CUDA kernel has the barriers, atomics and vector loads that it should
+have, and fast kernels no loops of compare-and-swap and no calls of 64-bit division.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cuda_builds
+import cuda_census
+import pytest
+
+COUNTS = tuple(kind for kind in cuda_census.KINDS if kind != "instructions")
+# Kernels that a model's own sizes reach; the others are for what does not fit 32 bits or 16 bytes.
+FAST = ("masks_kernel<int",)
+PARTS = [
+    pytest.param(
+        source,
+        architecture,
+        marks=() if (source, architecture) == ("masks", "90") else pytest.mark.parity,
+    )
+    for source in cuda_builds.KERNELS
+    for architecture in cuda_census.ARCHITECTURES
+]
+
+
+@pytest.mark.skipif(bool(cuda_census.missing()), reason=cuda_census.missing())
+@pytest.mark.parametrize(("source", "architecture"), PARTS)
+def test_machine_code_is_as_in_the_table(source: str, architecture: str, tmp_path: Path) -> None:
+    """With the table's nvcc the counts are equal, with another the kinds of instructions are."""
+    release, rows = cuda_census.table()
+    same = cuda_census.nvcc_version() == release
+    found = cuda_census.census(source, architecture, tmp_path)
+    wanted = [row for key, row in rows.items() if key[0] == source and key[2] == architecture]
+    assert [row["kernel"] for row in found] == [row["kernel"] for row in wanted]
+    for ours, expected in zip(found, wanted, strict=True):
+        counts = {kind: ours[kind] if same else bool(ours[kind]) for kind in COUNTS}
+        assert counts == {
+            kind: expected[kind] if same else bool(expected[kind]) for kind in COUNTS
+        }, ours["kernel"]
+        if same:
+            assert ours["registers"] <= expected["registers"], ours["kernel"]
+            assert ours["spilled_bytes"] <= expected["spilled_bytes"], ours["kernel"]
+
+
+def test_fast_kernels_of_the_table_are_fast() -> None:
+    """No additions by compare-and-swap, no calls of a division, no spilled registers."""
+    _, rows = cuda_census.table()
+    fast = [row for row in rows.values() if str(row["kernel"]).startswith(FAST)]
+    assert {row["kernel"].split("<")[0] for row in fast} == {name.split("<")[0] for name in FAST}
+    for row in fast:
+        assert row["spins"] == 0 and row["calls"] == 0 and row["spilled_bytes"] == 0, row
+
+
+def test_the_table_has_every_kernel_and_architecture() -> None:
+    _, rows = cuda_census.table()
+    kernels = {key[:2] for key in rows}
+    assert set(rows) == {
+        (*kernel, architecture) for kernel in kernels for architecture in cuda_census.ARCHITECTURES
+    }
+    assert {source for source, _ in kernels} == set(cuda_builds.KERNELS)
+
+
+def test_pixels_of_masks_are_stored_eight_at_once() -> None:
+    _, rows = cuda_census.table()
+    for (source, kernel, _), row in rows.items():
+        if source == "masks":
+            packed = kernel.split(", ")[1] == "true"
+            assert (row["stores_8_bytes"] > 0) != packed, kernel
