@@ -326,7 +326,8 @@ class RFDETR(UpstreamMethods):
         An unfinished run in ``output_dir`` with the same settings is resumed (``resume`` False
         refuses such a run; a path names the run's folder or a file in it). ``shape``: (height,
         width) in px to train at, stored in the file. ``processes=N`` share each batch on the CPU
-        (default: by its cores). ``drop_bad=True`` leaves out rows of the data that cannot be used,
+        (default: by its cores); ``loader_threads=N`` decode pictures (default: one per core).
+        ``drop_bad=True`` leaves out rows of the data that cannot be used,
         and prints their number. ``batch_size="auto"`` takes what fits into memory, with 16 images
         per step. ``freeze``: parts of the model that keep their weights, such as "backbone".
 
@@ -342,6 +343,7 @@ class RFDETR(UpstreamMethods):
         callbacks = observers(changes.pop("callbacks", None))
         hooks = Hooks(changes.pop("augment", None), changes.pop("sampler", None))
         processes = changes.pop("processes", None)
+        loader_threads = changes.pop("loader_threads", None)
         shape = changes.pop("shape", None)
         drop_bad = changes.pop("drop_bad", False)
         folder = run_folder(output_dir, resume)
@@ -368,6 +370,7 @@ class RFDETR(UpstreamMethods):
             initial=cpu_weights(start),
             device=self.device,
             processes=processes,
+            loader_threads=loader_threads,
             tensorboard=asked.tensorboard,
             callbacks=[*curves, *callbacks],
             hooks=hooks or None,

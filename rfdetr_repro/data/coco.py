@@ -42,6 +42,7 @@ from .coco_document import (
 from .decoding import Header, decode, read_header
 from .image_files import short
 from .image_table import ImageInfo, ImageTable, parse_images
+from .picture_cache import PictureCache
 from .segmentation import NO_MASK, decode_mask, sample_mask
 from .source import DataSource
 
@@ -130,7 +131,7 @@ class CocoSplit:
         self.origin: Origin | None = None  # where the split was read from; None: made by a program
         self._table = table
         self.annotation_digest: Any = None  # hashlib object over the annotation file
-        self._decoded: dict[int, np.ndarray] | None = None
+        self.decoded: PictureCache | None = None  # see cache_images
 
     def __len__(self) -> int:
         return len(self.images)
@@ -138,7 +139,7 @@ class CocoSplit:
     def __getstate__(self) -> dict[str, Any]:
         """The state for another process: with the hash, without decoded images."""
         _ = self.sha256
-        return {**self.__dict__, "annotation_digest": None, "_decoded": None}
+        return {**self.__dict__, "annotation_digest": None, "decoded": None}
 
     @cached_property
     def sha256(self) -> str:
@@ -239,12 +240,18 @@ class CocoSplit:
         return ""
 
     def cache_images(self, max_bytes: int = 1 << 30) -> bool:
-        """Keeps decoded images in memory from now on if all of them fit into ``max_bytes``; returns
-        whether they fit.
+        """Keeps the first decoded images that fit into ``max_bytes`` in memory from now on; returns
+        whether all of them fit.
         """
-        if fits := 3 * sum(info.width * info.height for info in self.images) <= max_bytes:
-            self._decoded = self._decoded or {}
-        return fits
+        if self.decoded is None:
+            self.decoded = PictureCache(max_bytes)
+        self.decoded.max_bytes = max(self.decoded.max_bytes, max_bytes)
+        return self.decoded_bytes <= max_bytes
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all images of the split, decoded."""
+        return 3 * sum(info.width * info.height for info in self.images)
 
     def load_image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, read-only.
@@ -252,8 +259,11 @@ class CocoSplit:
         Raises :class:`InputError` for a truncated file, and for an image of another size than
         stated.
         """
-        if self._decoded is not None and index in self._decoded:
-            return self._decoded[index]
+        if self.decoded is not None:
+            return self.decoded.get(index, self._decode)
+        return self._decode(index)
+
+    def _decode(self, index: int) -> np.ndarray:
         info = self.images[index]
         image = decode(info.path, None if self.always_turned else (info.width, info.height))
         if image.shape[:2] != (info.height, info.width):
@@ -263,8 +273,6 @@ class CocoSplit:
             )
             raise InputError(what, info.path, "write its real size")
         image.flags.writeable = False
-        if self._decoded is not None:
-            self._decoded[index] = image
         return image
 
     def rotations(self) -> dict[str, int]:

@@ -2,16 +2,19 @@
 pure function of (seed, step, micro-batch).
 
 So a resumed run gets exactly the batches of an uninterrupted run, with any number of threads.
-Threads suffice because Pillow decodes and resizes outside Python's lock.
+Threads suffice because Pillow decodes and this package resizes outside Python's lock. The unit of
+work is a picture: a thread decodes it once and writes it into the batches of all sizes of its step.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,13 +24,27 @@ from rfdetr_repro.spec.train_config import TrainConfig
 
 from .coco import CocoSplit
 from .hooks import NO_HOOKS, Hooks
-from .transforms import Batch, make_batch
+from .transforms import Batch, Target, drawn_view, empty_images, write_sample
 
-STEPS_AHEAD = 2
-THREADS = 2
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEPS_AHEAD = 2  # batches or steps that are made before they are asked for, at least
+PICTURES_EACH = 2  # pictures that wait for each thread, at least
+MOST_THREADS = 32  # by default
 _AUGMENT = 1  # separates the random numbers of the augmentation from the order of images
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", covariant=True)
+
+
+def default_threads(processes: int = 1) -> int:
+    """Threads that make batches where no number is given: this process's share of the cores that it
+    may use, of which ``processes`` of this machine train together (``torchrun`` states their
+    number); at most MOST_THREADS.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = (cores or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    return max(1, min(share, MOST_THREADS))
 
 
 def batch_indices(
@@ -68,6 +85,16 @@ def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
+@dataclass(frozen=True)
+class Making:
+    """How batches are made; no setting changes what a picture of a batch contains."""
+
+    threads: int | None = None  # None: :func:`default_threads`
+    pinned: bool = False  # in memory that a GPU copies from without the CPU's help
+    # (batch size) -> the samples of each training batch to make, augmented as in the whole batch
+    part: Callable[[int], slice] = slice
+
+
 def training_batches(
     split: CocoSplit,
     config: TrainConfig,
@@ -75,18 +102,17 @@ def training_batches(
     start_step: int,
     stop_step: int,
     masks: bool,
-    part: Callable[[int], slice] = slice,
     hooks: Hooks = NO_HOOKS,
+    making: Making = Making(),
 ) -> Generator[list[Batch], None, None]:
     """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate``
-    micro-batches, each at every size.
+    micro-batches, each at every size; passes of one size share a batch.
 
-    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, the same number
-    in every step; the passes use the same images with the same augmentation, and follow each other.
-    ``masks`` adds mask targets. ``part(batch_size)``: the samples of each micro-batch to make,
-    augmented as in the whole batch (default: all). ``hooks``: own code, see :mod:`.hooks`. Works
-    ``STEPS_AHEAD`` steps ahead; an error in a thread is raised here. Close the generator (or
-    exhaust it) to end the threads.
+    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch; the passes use
+    the same images with the same augmentation, and follow each other.
+    ``masks`` adds mask targets. ``hooks``: own code, see :mod:`.hooks`. Works at
+    least ``STEPS_AHEAD`` steps ahead, and far enough to keep all threads busy; an error in a thread
+    is raised here. Close the generator (or exhaust it) to end the threads.
     """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
@@ -96,37 +122,119 @@ def training_batches(
             split.name,
             "train without masks",
         )
+    places = range(config.batch_size)[making.part(config.batch_size)]
+    source = _Training(split, config, masks, places, hooks)
+    jobs = (
+        partial(source.begin_step, step, sizes_of_step(step), making)
+        for step in range(start_step, stop_step)
+    )
+    return _ahead(jobs, making.threads, config.accumulate * len(source.places))
 
-    def micro_batch(step: int, micro: int, size_hw: tuple[int, int]) -> Batch:
-        chosen = chosen_indices(len(split), config, step, micro, hooks)
-        chosen_part = part(len(chosen))
-        later = hooks.augment is None  # an augmentation changes masks as arrays
-        samples = [
-            hooks.augmented(
-                split.sample(index, masks, masks_later=later),
-                len(split.classes),
-                (config.seed, step, micro, place),
-            )
-            for place, index in enumerate(chosen[chosen_part].tolist(), chosen_part.start or 0)
-        ]
-        rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
-        return make_batch(
-            samples,
-            size_hw,
-            rng,
-            config.flip_probability,
-            config.crop_probability,
-            chosen_part.start or 0,
+
+@dataclass(frozen=True)
+class _Training:
+    """The source of a run's batches."""
+
+    split: CocoSplit
+    config: TrainConfig
+    masks: bool
+    places: range  # of the samples that are made, in the whole micro-batch
+    hooks: Hooks
+
+    def begin_step(
+        self, step: int, sizes: Sequence[tuple[int, int]], making: Making, pool: Executor
+    ) -> _Step:
+        """Gives the pictures of a step to the threads."""
+        return _Step(
+            [
+                self._begin(step, micro, sizes, making, pool)
+                for micro in range(self.config.accumulate)
+            ]
         )
 
-    count = config.accumulate * (len(sizes_of_step(start_step)) if start_step < stop_step else 1)
-    tasks = (
-        (step, micro, size_hw)
-        for step in range(start_step, stop_step)
-        for micro in range(config.accumulate)
-        for size_hw in sizes_of_step(step)
-    )
-    return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * count), count)
+    def _begin(
+        self,
+        step: int,
+        micro: int,
+        sizes: Sequence[tuple[int, int]],
+        making: Making,
+        pool: Executor,
+    ) -> _Micro:
+        canvases = {size: empty_images(len(self.places), size, making.pinned) for size in sizes}
+        chosen = pool.submit(chosen_indices, len(self.split), self.config, step, micro, self.hooks)
+        targets = [
+            pool.submit(
+                self._make,
+                (step, micro, place),
+                chosen,
+                [canvas[row].numpy() for canvas in canvases.values()],
+                making.pinned,
+            )
+            for row, place in enumerate(self.places)
+        ]
+        return _Micro(sizes, canvases, targets)
+
+    def _make(
+        self,
+        key: tuple[int, int, int],
+        chosen: Future[np.ndarray],
+        rows: Sequence[np.ndarray],
+        pinned: bool,
+    ) -> list[Target]:
+        """Writes one picture to its place in the batch of each size; returns its targets."""
+        step, micro, place = key
+        config = self.config
+        later = self.hooks.augment is None  # an augmentation changes masks as arrays
+        sample = self.hooks.augmented(
+            # begun before this task, so that some thread is at work on it or done
+            self.split.sample(int(chosen.result()[place]), self.masks, masks_later=later),
+            len(self.split.classes),
+            (config.seed, step, micro, place),
+        )
+        view = drawn_view(
+            np.random.default_rng((config.seed, step, micro, _AUGMENT)),
+            place,
+            sample.image.shape[:2],
+            config.flip_probability,
+            config.crop_probability,
+        )
+        targets = [write_sample(sample, row, view) for row in rows]
+        return [_with_pinned_masks(target) for target in targets] if pinned else targets
+
+
+def _with_pinned_masks(target: Target) -> Target:
+    if target.masks is None:
+        return target
+    return replace(target, masks=target.masks.pin_memory())
+
+
+@dataclass(frozen=True)
+class _Micro:
+    """A micro-batch in the making."""
+
+    sizes: Sequence[tuple[int, int]]
+    canvases: dict[tuple[int, int], Tensor]
+    targets: list[Future[list[Target]]]  # of each picture, at each size
+
+    def result(self) -> list[Batch]:
+        """The batch of each pass, when its pictures are made."""
+        made = [future.result() for future in self.targets]
+        batches = {
+            size: Batch(canvas, [targets[index] for targets in made])
+            for index, (size, canvas) in enumerate(self.canvases.items())
+        }
+        return [batches[size] for size in self.sizes]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The micro-batches of an optimizer step in the making."""
+
+    micros: list[_Micro]
+
+    def result(self) -> list[Batch]:
+        """The batch of each pass of the step."""
+        return [batch for micro in self.micros for batch in micro.result()]
 
 
 def evaluation_batches(
@@ -135,6 +243,7 @@ def evaluation_batches(
     batch_size: int,
     indices: Sequence[int] | None = None,
     resize: str = ANTIALIASED,
+    making: Making = Making(),
 ) -> Generator[Batch, None, None]:
     """All images in order, or those at ``indices``, without augmentation and masks; the last batch
     may be smaller.
@@ -143,39 +252,53 @@ def evaluation_batches(
     """
     chosen = range(len(split)) if indices is None else indices
 
-    def batch(start: int) -> Batch:
-        return make_batch(
-            [split.sample(index) for index in chosen[start : start + batch_size]],
-            size_hw,
-            resize=resize,
-        )
+    def one(index: int, to: np.ndarray) -> list[Target]:
+        return [write_sample(split.sample(index), to, None, resize)]
 
-    return _ahead(batch, ((start,) for start in range(0, len(chosen), batch_size)), STEPS_AHEAD)
+    def begin(start: int, pool: Executor) -> _Evaluated:
+        part = chosen[start : start + batch_size]
+        canvas = empty_images(len(part), size_hw, making.pinned)
+        targets = [
+            pool.submit(one, index, to) for index, to in zip(part, canvas.numpy(), strict=True)
+        ]
+        return _Evaluated(_Micro([size_hw], {size_hw: canvas}, targets))
+
+    jobs = (partial(begin, start) for start in range(0, len(chosen), batch_size))
+    return _ahead(jobs, making.threads, batch_size)
 
 
-def _in_steps(
-    batches: Generator[Batch, None, None], count: int
-) -> Generator[list[Batch], None, None]:
-    try:
-        step: list[Batch] = []
-        for batch in batches:
-            step.append(batch)
-            if len(step) == count:
-                yield step
-                step = []
-    finally:
-        batches.close()
+@dataclass(frozen=True)
+class _Evaluated:
+    """A batch of an evaluation in the making."""
+
+    micro: _Micro
+
+    def result(self) -> Batch:
+        """The batch."""
+        (batch,) = self.micro.result()
+        return batch
+
+
+class _Making(Protocol[Item]):
+    """What threads are at work on."""
+
+    def result(self) -> Item:
+        """Waits for it."""
 
 
 def _ahead(
-    work: Callable[..., Item], tasks: Iterator[tuple[Any, ...]], depth: int
+    jobs: Iterable[Callable[[Executor], _Making[Item]]], threads: int | None, pictures: int
 ) -> Generator[Item, None, None]:
-    """Results of ``work(*task)`` in order, computed by threads up to ``depth`` tasks ahead."""
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
-    pending = deque[Future[Item]]()
+    """Results of jobs of so many ``pictures`` each, in order, computed by threads some jobs
+    ahead.
+    """
+    threads = threads or default_threads()
+    depth = max(STEPS_AHEAD, -(-PICTURES_EACH * threads // max(1, pictures)))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    pending = deque[_Making[Item]]()
     try:
-        for task in tasks:
-            pending.append(pool.submit(work, *task))
+        for job in jobs:
+            pending.append(job(pool))
             if len(pending) > depth:
                 yield pending.popleft().result()
         while pending:

@@ -75,21 +75,24 @@ def network_input(
     if views is not None and rule != ANTIALIASED:
         raise ValueError(f"training resizes with antialiasing, not {rule!r}")
     inputs = np.empty((len(pictures), 3, *input_hw), dtype=np.float32)
-    scale = (IMAGENET_MEAN, IMAGENET_STD) if normalised else _AS_IT_IS
     seen = [None] * len(pictures) if views is None else views
     for picture, to, view in zip(pictures, inputs, seen, strict=True):
-        _fill(picture, to, rule, view, scale)
+        write_input(picture, to, rule, normalised=normalised, view=view)
     return inputs
 
 
-def _fill(
+def write_input(
     picture: np.ndarray,
     to: np.ndarray,
-    rule: str,
-    view: View | None,
-    scale: tuple[tuple[float, ...], tuple[float, ...]],
+    rule: str = ANTIALIASED,
+    *,
+    normalised: bool = False,
+    view: View | None = None,
 ) -> None:
-    """Writes one picture to ``to``, float32 (3, h, w)."""
+    """Writes one picture as :func:`network_input` does, to ``to``, float32 (3, h, w) with
+    contiguous rows. Several threads may write to parts of one array at once.
+    """
+    scale = (IMAGENET_MEAN, IMAGENET_STD) if normalised else _AS_IT_IS
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         given = f"{picture.dtype} {tuple(picture.shape)}"
         raise InputError(f"a picture must be uint8 (H, W, 3), not {given}", hint="decode the file")

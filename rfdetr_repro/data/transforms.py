@@ -19,7 +19,7 @@ from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 from .coco import MasksLater, Sample
 from .coco_document import ImageKey
-from .network_input import View, network_input
+from .network_input import View, write_input
 
 if TYPE_CHECKING:
     import torch
@@ -48,18 +48,51 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``; the batch itself if it is there already."""
-        if self.images.device == device:
+        here = self.images.device
+        if here.type == device.type and device.index in (None, here.index):
             return self
+        import torch
+
+        images = sent(self.images, device)
+        if not self.targets:
+            return Batch(images, [])
+        counts = [len(target.labels) for target in self.targets]
+        boxes = torch.cat([target.boxes_cxcywh for target in self.targets])
+        labels = torch.cat([target.labels for target in self.targets])
         targets = [
             Target(
-                target.boxes_cxcywh.to(device, non_blocking=True),
-                target.labels.to(device, non_blocking=True),
-                None if target.masks is None else target.masks.to(device, non_blocking=True),
+                own_boxes,
+                own_labels,
+                None if target.masks is None else sent(target.masks, device),
                 target.image_id,
             )
-            for target in self.targets
+            for target, own_boxes, own_labels in zip(
+                self.targets,
+                sent(boxes, device).split(counts),
+                sent(labels, device).split(counts),
+                strict=True,
+            )
         ]
-        return Batch(self.images.to(device, non_blocking=True), targets)
+        return Batch(images, targets)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch."""
+        found = [self.images]
+        for target in self.targets:
+            found += [target.boxes_cxcywh, target.labels]
+            if target.masks is not None:
+                found.append(target.masks)
+        return found
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``. From the CPU to a GPU this is a copy in the order of the GPU's
+    stream, for which this thread does not wait; memory that is not pinned is copied to pinned
+    memory first.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def make_batch(
@@ -78,38 +111,63 @@ def make_batch(
     same number of random draws, so the augmentation of a sample does not depend on other samples;
     ``skip`` samples of the same batch come before these and are made elsewhere.
     """
-    import torch
-
     if rng is not None and resize != ANTIALIASED:
         raise ValueError(f"training resizes with antialiasing, not {resize!r}")
     if rng is not None:
         rng.random(skip * _DRAWS)
-    views = []
+    images = empty_images(len(samples), size_hw)
     targets = []
-    for sample in samples:
+    for sample, to in zip(samples, images.numpy(), strict=True):
         view = _draw(rng, sample.image.shape[:2], flip_probability, crop_probability)
-        views.append(view)
-        boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, view)
-        masks = None
-        if sample.masks is not None:
-            masks = torch.from_numpy(_transform_masks(sample.masks, kept, size_hw, view))
-        boxes = torch.from_numpy(boxes_cxcywh[kept])
-        targets.append(
-            Target(
-                boxes,
-                torch.from_numpy(sample.labels[kept].astype(np.int64)),
-                masks,
-                sample.image_id,
-            )
-        )
-    images = network_input(
-        [sample.image for sample in samples],
-        size_hw,
-        resize,
-        normalised=True,
-        views=None if rng is None else views,
+        targets.append(write_sample(sample, to, view if rng is not None else None, resize))
+    return Batch(images, targets)
+
+
+def empty_images(count: int, size_hw: tuple[int, int], pinned: bool = False) -> Tensor:
+    """Memory for the images of a batch: float32 (count, 3, *size_hw). ``pinned``: memory that a GPU
+    copies from by itself.
+    """
+    import torch
+
+    return torch.empty((count, 3, *size_hw), dtype=torch.float32, pin_memory=pinned)
+
+
+def write_sample(
+    sample: Sample, to: np.ndarray, view: View | None, resize: str = ANTIALIASED
+) -> Target:
+    """Writes the pixels of a sample, normalised, to ``to``, float32 (3, h, w), and returns its
+    target. ``view``: the part of the picture that is used; None: all of it.
+    """
+    import torch
+
+    height, width = sample.image.shape[:2]
+    used = view or View((0, 0, width, height), False)
+    write_input(sample.image, to, resize, normalised=True, view=view)
+    boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, used)
+    masks = None
+    if sample.masks is not None:
+        size_hw = to.shape[1], to.shape[2]
+        masks = torch.from_numpy(_transform_masks(sample.masks, kept, size_hw, used))
+    return Target(
+        torch.from_numpy(boxes_cxcywh[kept]),
+        torch.from_numpy(sample.labels[kept].astype(np.int64)),
+        masks,
+        sample.image_id,
     )
-    return Batch(torch.from_numpy(images), targets)
+
+
+def drawn_view(
+    rng: np.random.Generator,
+    place: int,
+    shape_hw: tuple[int, ...],
+    flip_probability: float,
+    crop_probability: float,
+) -> View:
+    """The part of the picture at ``place`` of a batch, from the random numbers of the batch: as in
+    :func:`make_batch`, whichever of the batch's pictures are made elsewhere.
+    """
+    rng.random(place * _DRAWS)
+    return _draw(rng, shape_hw, flip_probability, crop_probability)
 
 
 def _draw(

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from rfdetr_repro.data.coco import CocoSplit, ImageInfo
-from rfdetr_repro.data.loader import evaluation_batches
+from rfdetr_repro.data.loader import Making, evaluation_batches
+from rfdetr_repro.data.transfer import batches_on
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.spec.arch import Arch
@@ -31,17 +32,22 @@ def detections_of(
     original image.
     """
     ranked = top_k(outputs, k, masks=masks)
-    results = []
-    for row, info in enumerate(images):
-        logits = (
-            None if ranked.mask_logits is None else ranked.mask_logits[row].float().cpu().numpy()
+    # one copy for the whole batch
+    scores = ranked.scores.float().cpu().numpy()
+    labels = ranked.labels.cpu().numpy()
+    boxes = ranked.boxes_xyxy.float().cpu().numpy()
+    logits = None if ranked.mask_logits is None else ranked.mask_logits.float().cpu().numpy()
+    return [
+        detections_in_pixels(
+            info.id,
+            (info.height, info.width),
+            scores[row],
+            labels[row],
+            boxes[row],
+            None if logits is None else logits[row],
         )
-        scores = ranked.scores[row].float().cpu().numpy()
-        labels = ranked.labels[row].cpu().numpy()
-        boxes = ranked.boxes_xyxy[row].float().cpu().numpy()
-        size_hw = info.height, info.width
-        results.append(detections_in_pixels(info.id, size_hw, scores, labels, boxes, logits))
-    return results
+        for row, info in enumerate(images)
+    ]
 
 
 @torch.inference_mode()
@@ -59,10 +65,12 @@ def single_detections(
     """
     arch, device = arch or subnet.arch, device_of(subnet)
     found: list[ImageDetections] = []
-    for batch in evaluation_batches(split, arch.input_hw, BATCH, resize=resize):
+    making = Making(pinned=device.type == "cuda")
+    batches = evaluation_batches(split, arch.input_hw, BATCH, resize=resize, making=making)
+    for batch in batches_on(device, batches):
         infos = split.images[len(found) : len(found) + len(batch.images)]
         found += detections_of(
-            subnet(batch.to(device).images, arch, masks=masks), infos, arch.queries, masks=masks
+            subnet(batch.images, arch, masks=masks), infos, arch.queries, masks=masks
         )
     return found
 

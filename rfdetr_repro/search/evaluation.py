@@ -7,7 +7,9 @@ selection and one decoder pass; each still gets the same numbers as its own slic
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,8 +18,9 @@ import torch
 
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.coco_document import ClassMap
-from rfdetr_repro.data.loader import evaluation_batches
+from rfdetr_repro.data.loader import Making, evaluation_batches
 from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.data.transfer import batches_on
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, images_by_id
 from rfdetr_repro.evaluation.matches import (
     THRESHOLDS,
@@ -30,10 +33,17 @@ from rfdetr_repro.evaluation.matches import (
 from rfdetr_repro.evaluation.predict_split import BATCH, detections_of, device_of
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.ops.device import to_device
+from rfdetr_repro.ops.device import available_bytes, to_device
 from rfdetr_repro.records.record import Accuracy
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# bytes of decoded pictures that a search, or each of its workers, keeps in memory at most; less
+# where a quarter of the available memory is less
+CACHE = 8 << 30
+WORKERS_CACHE = 1 << 30
 
 Accuracies = dict[Arch, dict[str, Accuracy]]  # accuracy of each configuration, by kind
 Parts = dict[Arch, dict[str, Matches]]
@@ -176,6 +186,7 @@ class EvaluationSource:
     def __call__(self) -> GroupEvaluation:
         """Loads model and split in a worker."""
         detector, _, split = self.load()
+        keep_pictures(split, WORKERS_CACHE)
         return GroupEvaluation(detector, split, self.masks)
 
 
@@ -200,15 +211,32 @@ def shared_detections(
     infos_left = iter(
         split.images if indices is None else [split.images[index] for index in indices]
     )
-    for batch in evaluation_batches(split, first.input_hw, BATCH, indices):
+    device = device_of(detector)
+    making = Making(pinned=device.type == "cuda")
+    batches = evaluation_batches(split, first.input_hw, BATCH, indices, making=making)
+    for batch in batches_on(device, batches):
         infos = list(islice(infos_left, len(batch.images)))
-        maps = detector.features(batch.to(device_of(detector)).images, first.patch, first.windows)
+        maps = detector.features(batch.images, first.patch, first.windows)
         outputs = detector.decode_shared(maps, first.input_hw, depths, queries, masks=masks)
         for arch in archs:
             found[arch] += detections_of(
                 outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks
             )
     return found
+
+
+def keep_pictures(split: CocoSplit, most: int = CACHE) -> None:
+    """Keeps the decoded pictures of a split in memory, up to ``most`` bytes, because every backbone
+    of a search reads all of them; says so where not all fit.
+    """
+    limit = min(most, WORKERS_CACHE)
+    with suppress(InputError):  # a system that does not state its available memory
+        limit = min(most, available_bytes(torch.device("cpu")) // 4)
+    if not split.cache_images(limit):
+        log.info(
+            f"{limit / 2**30:.1f} GiB of decoded pictures stay in memory, of "
+            f"{split.decoded_bytes / 2**30:.1f} GiB; the others are decoded once per backbone"
+        )
 
 
 def by_backbone(archs: Iterable[Arch]) -> Iterator[list[Arch]]:

@@ -104,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     splits = read_splits(args.data, ("val", "test"))
     print_census(splits.values())
-    tuning = FineTuning(source, arch, args.out, args.device, args.processes)
+    tuning = FineTuning(
+        source, arch, args.out, args.device, args.processes, loader_threads=args.loader_threads
+    )
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
     records = tuning.run(splits, lambda card: _settings(args, card), command)
     print("\n".join(lines(records)))
@@ -126,6 +128,7 @@ class FineTuning:
     processes: int | None = None
     store: Path | None = None
     protocol: Protocol = field(default_factory=lambda: MEASURED)  # the protocol for both files
+    loader_threads: int | None = None  # as in a TrainRequest
 
     def run(
         self,
@@ -203,6 +206,7 @@ class FineTuning:
             initial=cpu_weights(supernet),
             device=choose_device(self.device),
             processes=self.processes,
+            loader_threads=self.loader_threads,
         )
 
     def _identity(self, variant: str, sha256: str, precision: str | None) -> ModelId:

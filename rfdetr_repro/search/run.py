@@ -46,7 +46,7 @@ from rfdetr_repro.tables.format import render
 from rfdetr_repro.train.plan import plan as plan_training
 
 from . import engines
-from .evaluation import goal
+from .evaluation import goal, keep_pictures
 from .front import FrontTuning, gains_table, planned
 from .latency_model import LatencyModel, RelativeError
 from .plan import Job, Plan, plan
@@ -430,7 +430,7 @@ def open_search(request: SearchRequest) -> Search:
             split.name if isinstance(request.data, Mapping) else request.data,
             "correct the masks, or choose ap or ap50",
         )
-    split.cache_images()
+    keep_pictures(split)
     return Search(
         to_device(detector, request.device),
         card,

@@ -429,7 +429,7 @@ def add_steps(parser: argparse._ActionsContainer, text: str) -> None:
 
 
 def add_training(parser: argparse._ActionsContainer) -> None:
-    """Adds ``--set`` and ``--processes``, which every training has."""
+    """Adds ``--set``, ``--processes`` and ``--loader-threads``, which every training has."""
     parser.add_argument(
         "--set",
         action="append",
@@ -443,6 +443,13 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="number of processes of this machine that share each batch on the CPU (default: by "
         "the number of cores)",
+    )
+    parser.add_argument(
+        "--loader-threads",
+        type=whole(1, MOST_THREADS),
+        metavar="N",
+        help="number of threads of each process that decode and resize pictures, which changes no "
+        "result (default: one per core, shared with the other processes of this machine)",
     )
 
 

@@ -79,6 +79,7 @@ class Comparison:
     folder: Path
     device: torch.device
     processes: int | None = None
+    loader_threads: int | None = None  # as in a TrainRequest
 
     def preset_of(self, contender: Contender) -> Preset:
         """The size with the contender's backbone, at the architecture of ``row``, but with one
@@ -138,6 +139,7 @@ class Comparison:
                 initial=start.initial,
                 device=self.device,
                 processes=self.processes,
+                loader_threads=self.loader_threads,
             )
         )
         detector, card, sha256 = load_supernet(run.model)

@@ -152,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.out,
         choose_device(args.device),
         args.processes,
+        args.loader_threads,
     )
     comparison.check(contenders)
     source = DataSource.of(write_embedded(args.out / "data")) if data is None else data

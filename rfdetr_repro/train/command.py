@@ -410,6 +410,7 @@ def _train(
         initial=start.initial,
         device=device,
         processes=args.processes,
+        loader_threads=args.loader_threads,
         callbacks=curves,
         pictures=True,
         auto_batch=args.auto,

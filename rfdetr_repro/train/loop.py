@@ -23,7 +23,8 @@ from torch import Tensor
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
-from rfdetr_repro.data.loader import chosen_indices, training_batches
+from rfdetr_repro.data.loader import Making, chosen_indices, default_threads, training_batches
+from rfdetr_repro.data.transfer import steps_on
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.ops.device import products
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
@@ -67,6 +68,8 @@ class Loop:
     initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     hooks: Hooks = NO_HOOKS  # own code in the making of batches
+    # threads that make batches; None: one per core, see :func:`.loader.default_threads`
+    loader_threads: int | None = None
 
     def __post_init__(self) -> None:
         config = self.recipe.check().train
@@ -248,16 +251,21 @@ class Loop:
                 "give all processes one shared folder",
             )
         writable_folder(self.folder)
-        return training_batches(
+        steps = training_batches(
             self.split,
             config,
             lambda step: [arch.input_hw for arch in self.recipe.archs_of_step(step)],
             start_step=self.state.step,
             stop_step=self.state.step if self.finished else config.steps,
             masks=self.recipe.masks,
-            part=self.ranks.part,
             hooks=self.hooks,
+            making=Making(
+                self.loader_threads or default_threads(self.ranks.size),
+                pinned=self.device.type == "cuda",
+                part=self.ranks.part,
+            ),
         )
+        return steps_on(self.device, steps)
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer step; ``batches`` holds each micro-batch at the size of each architecture

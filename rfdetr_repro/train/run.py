@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rfdetr_repro.spec.arguments import MOST_PROCESSES
+from rfdetr_repro.spec.arguments import MOST_PROCESSES, MOST_THREADS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import locked, sha256_file, writable_folder
 from rfdetr_repro.spec.stage import current
@@ -59,6 +59,9 @@ class TrainRequest:
     # processes of this machine that share each batch on the CPU, 1 to MOST_PROCESSES; None: as many
     # as before the run was stopped, else a number that suits device and batch
     processes: int | None = None
+    # threads of each process that decode and resize pictures, 1 to MOST_THREADS, which change no
+    # result; None: one per core, shared with the other processes of this machine
+    loader_threads: int | None = None
     tensorboard: bool = False  # also write TensorBoard curves; needs the tensorboard package
     # observers of the run, which change nothing about its result; see :mod:`.callbacks` and
     # :func:`.loggers.loggers`
@@ -83,6 +86,13 @@ class TrainRequest:
             batch_size = self.recipe.train.batch_size
             if count > batch_size:
                 raise InputError(f"a batch of {batch_size} cannot be split over {count} processes")
+        threads = self.loader_threads
+        if threads is not None:
+            whole = isinstance(threads, int) and not isinstance(threads, bool)
+            if not whole or not 1 <= threads <= MOST_THREADS:
+                raise InputError(
+                    f"loader_threads = {threads!r} is not a whole number from 1 to {MOST_THREADS}"
+                )
         if self.recipe.train.freeze and self.initial is None:
             raise InputError(
                 f"freeze = {','.join(self.recipe.train.freeze)} without initial weights would keep "
@@ -149,6 +159,7 @@ def train(request: TrainRequest) -> Run:
         "folder": request.folder,
         "initial": request.initial,
         "device": device,
+        "loader_threads": request.loader_threads,
         **({"hooks": request.hooks} if request.hooks else {}),
     }
     # reads a saved state and checks the arguments before any process is started

@@ -141,7 +141,7 @@ def first_batches(recipe: Recipe, split: CocoSplit, hooks: Hooks) -> Iterator[tu
     """(architecture, micro-batch) of the first steps of a run: of each step the first micro-batch
     at the first architecture, made again, because batches are a function of seed and step.
     """
-    from rfdetr_repro.data.loader import training_batches
+    from rfdetr_repro.data.loader import Making, training_batches
 
     count = min(BATCHES, recipe.train.steps)
     few = min(recipe.train.batch_size, PICTURES)
@@ -152,8 +152,8 @@ def first_batches(recipe: Recipe, split: CocoSplit, hooks: Hooks) -> Iterator[tu
         start_step=0,
         stop_step=count,
         masks=recipe.preset.model.masks,
-        part=lambda size: slice(0, few),
         hooks=hooks,
+        making=Making(part=lambda size: slice(0, few)),
     )
     for step, micro in enumerate(batches):
         yield recipe.archs_of_step(step)[0].key, micro[0]

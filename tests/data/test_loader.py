@@ -87,7 +87,7 @@ def test_threads_and_cache_change_nothing(
     split: CocoSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = list(stream(split, 0, 4))
-    monkeypatch.setattr(loader, "THREADS", 7)
+    monkeypatch.setattr(loader, "default_threads", lambda: 7)
     monkeypatch.setattr(loader, "STEPS_AHEAD", 5)
     cached = CocoSplit(split.name, split.split, "", split.images, split.classes, split._table)
     assert not cached.cache_images(max_bytes=100) and cached.cache_images()

@@ -104,7 +104,7 @@ def test_what_stops_one_process_stops_the_run_with_its_reason(folder: Path, tmp_
     with pytest.raises(InputError, match="broken.png"), shared(2, **setup):
         split.cache_images()
         # rank 0 would go on; the other cannot
-        split._decoded = dict.fromkeys(range(len(whole)), good)
+        split.decoded._kept = dict.fromkeys(range(len(whole)), good)
         Trainer(**setup).run()
     Image.fromarray(good).verify()
     assert Ranks.current() == Ranks() and not (tmp_path / "run" / STATE).exists()
