@@ -41,6 +41,23 @@ def _kernel_resize_matrix(old: int, new: int) -> Tensor:
     return torch.linalg.pinv(resize.T)
 
 
+def _kernel_resize_matrix_like(old: int, new: int, like: Tensor) -> Tensor:
+    """The matrix with the type and on the device of ``like``. On a GPU it is kept, because a copy
+    to the GPU for every image would make the program wait.
+    """
+    if like.device.type != "cuda" or torch.compiler.is_compiling():
+        return _kernel_resize_matrix(old, new).to(like)
+    return _kernel_resize_matrix_on(old, new, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _kernel_resize_matrix_on(
+    old: int, new: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False):  # training may be the next to use it
+        return _kernel_resize_matrix(old, new).to(device, dtype, copy=True)
+
+
 def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
     """(D, C, p, p) -> (D, C, patch, patch) such that, for patch >= p, a bilinearly enlarged patch
     gives the same token (FlexiViT, section 3.4).
@@ -52,7 +69,7 @@ def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
     if old == patch:
         return weight
     with torch.autocast(weight.device.type, enabled=False):
-        matrix = _kernel_resize_matrix(old, patch).to(weight)
+        matrix = _kernel_resize_matrix_like(old, patch, weight)
         return (weight.flatten(2) @ matrix.T).unflatten(2, (patch, patch))
 
 

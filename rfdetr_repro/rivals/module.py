@@ -68,7 +68,7 @@ class RivalModule(nn.Module):
         found = self.model(pixel_values=self.pixels(images))
         return Outputs(found.logits, found.pred_boxes, None)
 
-    def losses(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, dict[str, float]]:
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, dict[str, Tensor]]:
         """The library's loss of a batch, and its weighted parts as "NAME/KIND", which add up to the
         loss.
         """
@@ -83,9 +83,8 @@ class RivalModule(nn.Module):
                 weight = getattr(self.model.config, COEFFICIENTS.get(beginning, ""), 1.0)
                 if not self._reports_unweighted:
                     weight = 1.0
-                parts[f"{name}/{KINDS[beginning]}"] = weight * float(
-                    torch.as_tensor(value).detach()
-                )
+                part = torch.as_tensor(value).detach().double()
+                parts[f"{name}/{KINDS[beginning]}"] = weight * part
         return found.loss, parts
 
     @property

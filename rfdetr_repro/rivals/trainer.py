@@ -75,7 +75,7 @@ class RivalTrainer(Loop):
             log=RunLog(self.folder / LOG),
         )
 
-    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+    def train_step(self, batches: list[Batch]) -> Mapping[str, float]:
         """One step as :meth:`.loop.Loop.train_step` takes it. A step that does not end leaves the
         statistics of the normalisations as they were, because the state is saved then.
         """
@@ -90,7 +90,7 @@ class RivalTrainer(Loop):
                     value.copy_(before[name])
             raise
 
-    def loss(self, batch: Batch, arch: Any, draws: PointDraws) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, arch: Any, draws: PointDraws) -> tuple[Tensor, dict[str, Tensor]]:
         """The library's loss. Its random numbers (denoising queries, dropout) are a function of the
         pass.
         """

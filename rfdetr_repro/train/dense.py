@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_repro.data.transforms import Target
+from rfdetr_repro.data.transforms import Target, sent
 from rfdetr_repro.model.selection import PRIOR_LOGIT, apply_deltas
 from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
 from rfdetr_repro.spec.model_config import ModelConfig
@@ -47,7 +47,8 @@ class DenseHead(nn.Module):
         owner = torch.stack([smallest_box_at(centres, target.boxes_cxcywh) for target in targets])
         image, token = (owner >= 0).nonzero(as_tuple=True)
         counts = [0] + [len(target.labels) for target in targets]
-        first = torch.tensor(counts, device=image.device).cumsum(0)  # row of each image's first box
+        # row of each image's first box
+        first = sent(torch.tensor(counts).cumsum(0), image.device)
         row = owner[image, token] + first[image]
         wanted = torch.zeros_like(logits)
         wanted[image, token, torch.cat([target.labels for target in targets])[row]] = 1

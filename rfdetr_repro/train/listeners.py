@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ from .callbacks import (
     TrainingStep,
 )
 from .optim import schedule
+from .parts import LossParts
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,42 @@ WEIGHTS = {
     "dense": "dense_weight",
     "sides": "",  # distributions of the sides of a box, weighted by the library that has them
 }
+
+
+class Later(Mapping[str, float]):
+    """Numbers that are computed from those of a step when the first of them is read: on a GPU, that
+    is when the program waits for the step.
+    """
+
+    def __init__(self, compute: Callable[[], Mapping[str, float]]) -> None:
+        """``compute`` is called once, or never."""
+        self._compute = compute
+        self._found: Mapping[str, float] | None = None
+
+    def _all(self) -> Mapping[str, float]:
+        if self._found is None:
+            self._found = self._compute()
+        return self._found
+
+    def __getitem__(self, name: str) -> float:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def _when_read(
+    parts: Mapping[str, float], compute: Callable[[], dict[str, float]]
+) -> Mapping[str, float]:
+    """What ``compute`` makes of ``parts``: now where that costs nothing, else later."""
+    waits = isinstance(parts, LossParts) and not parts.is_read
+    return Later(compute) if waits else compute()
 
 
 def by_kind(parts: Mapping[str, float], config: TrainConfig) -> dict[str, float]:
@@ -108,8 +145,10 @@ class Listeners:
             step=step,
             steps=config.steps,
             epoch=step * per_step / max(1, len(trainer.split)),
-            losses=by_kind(parts, config),
-            details={name: value for name, value in parts.items() if name != "loss"},
+            losses=_when_read(parts, lambda: by_kind(parts, config)),
+            details=_when_read(
+                parts, lambda: {name: value for name, value in parts.items() if name != "loss"}
+            ),
             lr=config.lr * schedule(step - 1, config),
             seconds=seconds,
             images=per_step,

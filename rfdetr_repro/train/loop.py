@@ -31,11 +31,13 @@ from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
 from rfdetr_repro.spec.files import writable_folder
 
 from .callbacks import TrainingCallback
+from .finite import Passed, Unread
 from .interrupts import Interrupts
 from .listeners import CallbackFailed, Listeners
 from .mask_points import PointDraws
 from .optim import precision, schedule
 from .parallel import Ranks
+from .parts import LossParts
 from .recipe import LoopRecipe, Pass
 from .state import STATE, Session, TrainingState
 
@@ -44,7 +46,8 @@ log = logging.getLogger(__name__)
 LESS_MEMORY = (
     "lower batch_size and raise accumulate, set checkpoint_activations, or choose a smaller space"
 )
-Progress = Callable[[int, dict[str, float]], None]
+LOG_EVERY = 10  # steps between two rows of the log, for which a run on a GPU waits for its numbers
+Progress = Callable[[int, Mapping[str, float]], None]
 # rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
 Evaluate = Callable[[Any], list[dict[str, Any]]]
 
@@ -77,6 +80,11 @@ class Loop:
         self.state = self.new_state().with_hooks(self.hooks)
         self.ranks = Ranks.current()
         self._interrupts = Interrupts()
+        # Whether this process learns of a step only in the next one that its numbers are finite, so
+        # that it never waits for the GPU. The loss scaler of float16 waits for them anyway.
+        self.reads_later = self.device.type == "cuda" and not self.state.scaler.is_enabled()
+        self._passes: list[Passed] = []  # of the step
+        self._unread: Unread | None = None
         self._updating = False  # True from the first changed weight until the step is counted
         # how the previous steps were trained; None: the run is new
         self.before: Session | None = None
@@ -88,9 +96,10 @@ class Loop:
         """The state before the first step; nothing is read or written."""
         raise NotImplementedError
 
-    def loss(self, batch: Batch, arch: Any, draws: PointDraws) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, arch: Any, draws: PointDraws) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted training loss of this rank's images of one micro-batch at ``arch``, and its
-        parts. ``draws`` holds the seed of the random numbers of this pass.
+        parts, scalars that are not read here. ``draws`` holds the seed of the random numbers of
+        this pass.
         """
         raise NotImplementedError
 
@@ -105,7 +114,10 @@ class Loop:
         raise NotImplementedError
 
     def save(self) -> None:
-        """Writes the log and the state of the last complete step (see :mod:`.state`)."""
+        """Writes the log and the state of the last complete step (see :mod:`.state`). Raises
+        :class:`StatedFailure`, and writes nothing, for a step whose numbers are not finite.
+        """
+        self._settle()
         self.state.save(self.folder / STATE, Session(self.ranks.size, self.precision.stored))
 
     @property
@@ -183,6 +195,7 @@ class Loop:
                     self._note(parts, progress)
                     listeners.step(parts, self.state.seconds - before)
                 self._after_step(evaluate, listeners)
+            self._settle()
         finally:
             stream.close()
 
@@ -190,6 +203,9 @@ class Loop:
         """Evaluates and saves after the steps that require it."""
         config = self.recipe.train
         first = self.ranks.rank == 0
+        saves = self.finished or self.state.step % config.checkpoint_every == 0
+        if saves or self._evaluates_now():
+            self._settle()
         if self._evaluates_now():
             if first and evaluate:
                 self.state.evaluation_due = True
@@ -203,7 +219,7 @@ class Loop:
                     int, self.ranks.sum([self.state.best.misses if first else 0], self.device)
                 )
         if first and (self.finished or self.state.step % config.checkpoint_every == 0):
-            self.save()
+            self.save()  # patience may have ended the run just now
 
     def _evaluates_now(self) -> bool:
         """Whether an evaluation follows the last complete step."""
@@ -267,12 +283,14 @@ class Loop:
         )
         return steps_on(self.device, steps)
 
-    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+    def train_step(self, batches: list[Batch]) -> Mapping[str, float]:
         """One optimizer step; ``batches`` holds each micro-batch at the size of each architecture
         of the step.
 
-        Returns the losses of the last pass by part, summed over all ranks; empty if no pass fitted
-        into memory. Raises :class:`StatedFailure` for a loss or gradient that is not finite.
+        Returns the losses of the last pass by part, summed over all ranks, and "grad_norm"; empty
+        if no pass fitted into memory. On a GPU they are copied to this process when one of them is
+        read. Raises :class:`StatedFailure` for a loss or gradient that is not finite: of this step,
+        or on a GPU of the step before.
         """
         config = self.recipe.train
         archs = self.recipe.archs_of_step(self.state.step)
@@ -282,15 +300,17 @@ class Loop:
         if self.state.precisions[-1:] != [self.precision.words]:
             self.state.precisions.append(self.precision.words)
         updating = False
-        parts = dict[str, float]()
+        parts: Mapping[str, float] = {}
+        self._passes = []
         try:
             with self._interrupts.allowed():
                 for index, batch in enumerate(batches):
                     arch = archs[index % len(archs)]
                     if arch.key not in self.state.left_out:
-                        parts = self._pass(batch, arch, index // len(archs), len(batches))
-            if updating := bool(parts):
-                parts["grad_norm"] = self._update()
+                        self._pass(batch, arch, index // len(archs), len(batches))
+            if updating := bool(self._passes):
+                losses = self._passes[-1].parts
+                parts = losses.also("grad_norm", self._update())
         except RuntimeError as error:
             self._leave_out(arch, error, updating)
             parts = {}
@@ -303,25 +323,27 @@ class Loop:
         self._updating = False
         return parts
 
-    def _pass(self, batch: Batch, arch: Pass, micro: int, passes: int) -> dict[str, float]:
-        """Adds the gradients of one micro-batch at one architecture; returns its losses."""
+    def _pass(self, batch: Batch, arch: Pass, micro: int, passes: int) -> None:
+        """Adds the gradients of one micro-batch at one architecture, and notes its losses."""
         config = self.recipe.train
         seed = int(np.random.default_rng((config.seed, 2, self.state.step, micro)).integers(2**62))
         draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
         with products(self.device, self.precision.tf32):
             total, parts = self.loss(batch.to(self.device), arch, draws)
             self.state.scaler.scale(total / passes).backward()
-        parts = self._summed({"loss": float(total.detach()), **parts})
-        if not math.isfinite(parts["loss"]):
-            raise self._not_finite("loss", [arch], [micro])
-        return parts
+        self._settle()  # of the step before: what it waits for is over since the matching
+        found = Passed(LossParts.of({"loss": total, **parts}, self.ranks, self.device), arch, micro)
+        self._passes.append(found)
+        if not self.reads_later and not math.isfinite(found.parts["loss"]):
+            raise self._not_finite("loss", [found], self.state.step)
 
-    def _update(self) -> float:
+    def _update(self) -> Tensor:
         """Sums the gradients over the ranks, clips them, and updates weights and EMA; returns the
         norm of the gradients.
 
         A norm that is not finite, the same on all ranks, ends the run before the weights change;
-        in float16 the loss scaler skips the step instead, and lowers its scale.
+        in float16 the loss scaler skips the step instead, and lowers its scale. On a GPU the
+        optimizer itself keeps the weights, and the run ends in the next step.
         """
         parameters = [
             parameter
@@ -331,18 +353,39 @@ class Loop:
         self.ranks.sum_gradients(parameters)
         self._updating = True
         self.state.scaler.unscale_(self.state.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
-        if not math.isfinite(norm) and not self.state.scaler.is_enabled():
-            raise self._not_finite(
-                "gradient",
-                self.recipe.archs_of_step(self.state.step),
-                range(self.recipe.train.accumulate),
-            )
-        self.state.scaler.step(self.state.optimizer)
-        self.state.scaler.update()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm)
+        passes, self._passes = self._passes, []
+        scaled = self.state.scaler.is_enabled()
+        if self.reads_later:
+            self._step_if_finite(norm, passes)
+        elif not scaled and not math.isfinite(float(norm)):
+            raise self._not_finite("gradient", passes, self.state.step)
+        else:
+            self.state.scaler.step(self.state.optimizer)
+            self.state.scaler.update()
         self.state.optimizer.zero_grad(set_to_none=True)
         self.state.ema.update(self.state.detector, self.state.step + 1)
         return norm
+
+    def _step_if_finite(self, norm: Tensor, passes: Sequence[Passed]) -> None:
+        """The optimizer's step, which changes nothing where a loss of the ``passes`` or the norm is
+        not finite.
+        """
+        self._unread, broken = Unread.of(self.state.step, passes, norm)
+        optimizer: Any = self.state.optimizer
+        optimizer.found_inf = broken  # as torch.amp.GradScaler tells a fused optimizer
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf
+
+    def _settle(self) -> None:
+        """Raises :class:`StatedFailure` if the last step for which this is not known yet had a loss
+        or a gradient that is not finite.
+        """
+        unread, self._unread = self._unread, None
+        if unread is not None and (fault := unread.fault()):
+            raise self._not_finite(*fault, unread.step)
 
     def _leave_out(self, arch: Pass, error: Exception, updating: bool) -> None:
         """Continues training without an architecture that does not fit into memory. Ends training
@@ -363,8 +406,9 @@ class Loop:
             f"out of memory at step {self.state.step}: the run continues without {arch.key}"
         )
 
-    def _note(self, parts: dict[str, float], progress: Progress | None) -> None:
-        if self.state.step % 10 == 0 or self.state.step == self.recipe.train.steps:
+    def _note(self, parts: Mapping[str, float], progress: Progress | None) -> None:
+        if self.state.step % LOG_EVERY == 0 or self.state.step == self.recipe.train.steps:
+            self._settle()
             arch = self.recipe.archs_of_step(self.state.step - 1)[-1].key
             self.state.log.add(
                 {
@@ -397,19 +441,16 @@ class Loop:
             self.write_best(models[chosen], self.state.best.describe())
         return rows
 
-    def _not_finite(self, what: str, archs: Sequence[Pass], micros: Sequence[int]) -> StatedFailure:
+    def _not_finite(self, what: str, passes: Sequence[Passed], step: int) -> StatedFailure:
         """Names the step, its architectures and the images of its micro-batches, on all ranks."""
         config = self.recipe.train
-        keys = ", ".join(arch.key for arch in archs)
+        keys = ", ".join(dict.fromkeys(one.arch.key for one in passes))
         chosen = [
-            chosen_indices(len(self.split), config, self.state.step, micro, self.hooks)
-            for micro in micros
+            chosen_indices(len(self.split), config, step, micro, self.hooks)
+            for micro in dict.fromkeys(one.micro for one in passes)
         ]
         images = [self.split.images[index].id for indices in chosen for index in indices.tolist()]
-        where = f"{what} is not finite at step {self.state.step} with {keys}; in images {images}"
+        where = f"{what} is not finite at step {step} with {keys}; in images {images}"
         return StatedFailure(
             f"{where}; the last checkpoint is kept: look at these images, or lower lr"
         )
-
-    def _summed(self, parts: dict[str, float]) -> dict[str, float]:
-        return dict(zip(parts, self.ranks.sum(list(parts.values()), self.device), strict=True))

@@ -89,9 +89,9 @@ def detection_losses(
     config: TrainConfig,
     draws: PointDraws | None = None,
     num_boxes: float | None = None,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted total over all decoder layers and the encoder output, and every part by name (such
-    as ``layer1/giou``).
+    as ``layer1/giou``), without gradient and on the device of the outputs.
 
     ``draws`` fixes the random mask points (None: seed 0). ``num_boxes`` is the denominator where
     these images are only a part of the batch (None: :func:`count_boxes` of these images).
@@ -115,5 +115,5 @@ def detection_losses(
             stage, targets, matches[index], num_boxes, draws, index
         ).items():
             total = total + weights[name] * loss
-            parts[f"{stage_name}/{name}"] = float(loss.detach())
+            parts[f"{stage_name}/{name}"] = loss.detach()
     return total, parts

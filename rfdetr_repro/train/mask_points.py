@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rfdetr_repro.data.transforms import sent
 from rfdetr_repro.model.mask_head import MaskFeatures
 
 OVERSAMPLE = 3
@@ -99,14 +100,12 @@ def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> 
     """
     n = len(logits)
     uncertain = int(count * UNCERTAIN_SHARE)
-    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype).to(
-        logits.device
-    )
+    drawn = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype)
+    candidates = sent(drawn, logits.device)
     doubt = -sample_map(logits[:, None], candidates).squeeze(1).abs()  # (n, 3*count)
     chosen = doubt.topk(uncertain, dim=1).indices[..., None].expand(-1, -1, 2)
-    rest = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype).to(
-        logits.device
-    )
+    drawn = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype)
+    rest = sent(drawn, logits.device)
     return torch.cat([candidates.gather(1, chosen), rest], dim=1)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from rfdetr_repro.data.transforms import Target
+from rfdetr_repro.data.transforms import Target, sent
 from rfdetr_repro.model.detector import Outputs
 from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
 from rfdetr_repro.spec.train_config import TrainConfig
@@ -37,19 +37,25 @@ def class_costs(logits: Tensor) -> Tensor:
     return positive - negative
 
 
+def images_of(targets: Sequence[Target], device: torch.device) -> Tensor:
+    """Number of the image of each of the batch's T targets: int64 (T,) on ``device``."""
+    counts = torch.tensor([len(target.labels) for target in targets], dtype=torch.long)
+    return sent(torch.repeat_interleave(torch.arange(len(targets)), counts), device)
+
+
 @torch.no_grad()
 def stage_costs(
-    outputs: Outputs, targets: Sequence[Target], config: TrainConfig, points: Tensor | None
+    outputs: Outputs,
+    targets: Sequence[Target],
+    config: TrainConfig,
+    points: Tensor | None,
+    image: Tensor | None = None,
 ) -> Tensor:
     """Costs (T, N) of each of the batch's T targets against every query of its own image; NaN and
-    infinities become a large cost.
+    infinities become a large cost. ``image``: of each target (None: :func:`images_of`).
     """
-    device = outputs.logits.device
-    image = torch.tensor(
-        [i for i, target in enumerate(targets) for _ in range(len(target.labels))],
-        device=device,
-        dtype=torch.long,
-    )
+    if image is None:
+        image = images_of(targets, outputs.logits.device)
     labels = torch.cat([target.labels for target in targets])
     # (T, 1, 4)
     truth = torch.cat([target.boxes_cxcywh for target in targets]).to(outputs.boxes_cxcywh)[:, None]
@@ -82,7 +88,7 @@ def _points(outputs: Outputs, draws: PointDraws, stage: int) -> Tensor | None:
     points = torch.rand(
         max(1, height * width // 16), 2, generator=draws.shared(stage), dtype=outputs.logits.dtype
     )
-    return points.to(outputs.logits.device)
+    return sent(points, outputs.logits.device)
 
 
 @torch.no_grad()
@@ -99,18 +105,25 @@ def match(
     ``draws`` fixes the random points at which masks are compared (None: seed 0).
     """
     draws = draws or PointDraws(0)
+    device = stages[0].logits.device
+    image = images_of(targets, device)
     costs = [
-        stage_costs(one, targets, config, _points(one, draws, number))
+        stage_costs(one, targets, config, _points(one, draws, number), image)
         for number, one in enumerate(stages)
     ]
-    host = torch.cat(costs, dim=1).cpu().numpy()
+    host = _on_host(torch.cat(costs, dim=1))
     parts = np.split(host, np.cumsum([cost.shape[1] for cost in costs])[:-1], axis=1)
     # (2, n) for every stage and image
     pairs = [pair for part in parts for pair in _assign(part, targets, groups)]
-    rows, columns = torch.from_numpy(np.concatenate(pairs, axis=1)).to(stages[0].logits.device)
+    rows, columns = sent(torch.from_numpy(np.concatenate(pairs, axis=1)), device)
     sizes = [pair.shape[1] for pair in pairs]
     flat = list(zip(rows.split(sizes), columns.split(sizes), strict=True))
     return [flat[start : start + len(targets)] for start in range(0, len(flat), len(targets))]
+
+
+def _on_host(costs: Tensor) -> np.ndarray:
+    """The only place of a pass over a batch that waits for the GPU."""
+    return costs.cpu().numpy()
 
 
 def _assign(cost: np.ndarray, targets: Sequence[Target], groups: int) -> Iterator[np.ndarray]:

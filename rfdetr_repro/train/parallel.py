@@ -55,6 +55,15 @@ class Ranks:
         dist.all_reduce(total)
         return total.tolist()
 
+    @torch.no_grad()
+    def total(self, values: Tensor, device: torch.device) -> Tensor:
+        """Sums over all ranks, element by element, in float64, which stay on ``device``."""
+        if self.size == 1:
+            return values
+        total = values.to(device, torch.float64)
+        dist.all_reduce(total)
+        return total
+
     def agree(self, what: str) -> bool:
         """Whether all ranks have the same text ``what``."""
         if self.size == 1:

@@ -255,18 +255,22 @@ class _Window:
     def __init__(self) -> None:
         self.images = 0
         self.seconds = 0.0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        # read when a line is printed: on a GPU, reading waits for the step
+        self._losses: list[Mapping[str, float]] = []
 
     def add(self, step: TrainingStep) -> None:
         self.images += step.images
         self.seconds += step.seconds
-        for name, value in step.losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        self._losses.append(step.losses)
 
     def means(self) -> dict[str, float]:
-        return {name: total / self._counts[name] for name, total in self._sums.items()}
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for losses in self._losses:
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + 1
+        return {name: total / counts[name] for name, total in sums.items()}
 
 
 class _Speed:

@@ -36,7 +36,7 @@ class Trainer(Loop):
             self.recipe, self.split, self.folder, self.initial, self.device, self.precision.dtype
         )
 
-    def loss(self, batch: Batch, arch: Arch, draws: PointDraws) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, arch: Arch, draws: PointDraws) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted training loss of this rank's images of one micro-batch at ``arch``, and its
         parts.
 
@@ -63,7 +63,8 @@ class Trainer(Loop):
         if self.state.dense is not None:
             summed, tokens = self.state.dense.loss(maps[0], batch.targets)
             dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
-            total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
+            total = total + config.dense_weight * dense
+            parts["dense"] = dense.detach()
         return total, parts
 
     def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:

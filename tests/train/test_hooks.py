@@ -15,7 +15,7 @@ from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro.data.coco import CocoSplit, Sample
 from rfdetr_repro.data.hooks import Hooks
-from rfdetr_repro.data.loader import training_batches
+from rfdetr_repro.data.loader import Making, training_batches
 from rfdetr_repro.model.checkpoints.native import read_tensors
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.train.recipe import Recipe
@@ -88,7 +88,7 @@ def test_an_empty_augmentation_gives_the_batches_of_none(split: CocoSplit) -> No
 
 def test_a_part_of_a_batch_is_augmented_as_in_the_whole(split: CocoSplit) -> None:
     whole = batches(split, BOTH)
-    second = batches(split, BOTH, part=lambda count: slice(1, 2))
+    second = batches(split, BOTH, making=Making(part=lambda count: slice(1, 2)))
     for one, other in zip(whole, second, strict=True):
         assert torch.equal(one.images[1:], other.images)
 
