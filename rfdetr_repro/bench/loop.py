@@ -96,12 +96,25 @@ class StopRule(NamedTuple):
 
 
 class Rests:
-    """The remaining rest time, in seconds, that all models of one measurement share."""
+    """What all models of one measurement share: the remaining rest time, in seconds, and the power
+    of the idle GPU.
+    """
 
     def __init__(self, budget_s: float = REST_BUDGET_S) -> None:
         """Starts with ``budget_s`` seconds of rest."""
         self.left_s = budget_s
         self.taken_s = 0.0
+        self._idle: tuple[float | None] | None = None
+
+    def idle_power_w(self, watch: Watch, clock: Clock) -> float | None:
+        """Mean power of the idle GPU in W, observed for IDLE_S by the first call; None if the power
+        is not known.
+        """
+        if self._idle is None:
+            mark = watch.mark()
+            clock.sleep(IDLE_S)
+            self._idle = (watch.since(mark).power_w,)
+        return self._idle[0]
 
     def take(self, wanted_s: float, clock: Clock) -> bool:
         """Sleeps for ``seconds`` and returns True, or returns False if the budget is spent."""
@@ -128,8 +141,8 @@ class BuildLoop:
         watch: Watch | None,
         rests: Rests | None = None,
     ) -> None:
-        """Starts without samples; ``watch`` observes the GPU, and ``rests`` is the rest budget that
-        all models share.
+        """Starts without samples; ``watch`` observes the GPU, and ``rests`` is what all models
+        share.
         """
         self.call = call
         self.protocol = protocol
@@ -153,9 +166,7 @@ class BuildLoop:
         self.elapsed_s = 0.0
         self.reason: str | None = None
         if watch is not None and protocol.mode == "sustained" and protocol.min_time_s > 0:
-            mark = watch.mark()
-            clock.sleep(IDLE_S)
-            self.idle_power_w = watch.since(mark).power_w
+            self.idle_power_w = self.rests.idle_power_w(watch, clock)
         self.warmup_ms = [timer.time_ms(call.run) for _ in range(protocol.warmup)]
         self.warm_up = (
             settle(call.run, protocol.settle_s, clock, timer, watch)

@@ -91,7 +91,8 @@ class TorchSession(Session):
                 for _ in range(WARMUP):
                     self._forward()
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
+            # calls of other threads, such as those that pin memory, do not end the capture
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._ranked = self._forward()
         except RuntimeError as error:
             raise StatedFailure(

@@ -5,12 +5,15 @@ does about it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from samples_bench import VirtualClock
+from samples_nvml import in_first_namespace
 from samples_watch import QUIET, Playing, recording
 
 from rfdetr_repro.bench.gpu.state import gpu_state
@@ -135,7 +138,7 @@ def test_what_cannot_be_seen_is_unknown(case: str) -> None:
 
 def test_throttling_before_the_driver_died_still_counts() -> None:
     assert (
-        summed_up(recording(reasons=[0, 4, 0, 0, 0]), "the driver failed").throttled == "yes: power"
+        summed_up(recording(reasons=[0, 4, 4, 0, 0]), "the driver failed").throttled == "yes: power"
     )
 
 
@@ -359,7 +362,7 @@ class FakeNvml:
 
 
 def test_nvml_readings_and_what_it_denies() -> None:
-    reading = NvmlSource(nvml=FakeNvml()).read()
+    reading = NvmlSource(nvml=FakeNvml(), own=in_first_namespace).read()
     assert (reading.sm_mhz, reading.power_w, reading.energy_j, reading.processes) == (
         1980,
         310.5,
@@ -368,7 +371,8 @@ def test_nvml_readings_and_what_it_denies() -> None:
     )
     assert not reading.unsupported and summed_up([reading, reading]).throttled == "no"
     denied = NvmlSource(
-        nvml=FakeNvml(("nvmlDeviceGetViolationStatus", "nvmlDeviceGetPowerUsage"))
+        nvml=FakeNvml(("nvmlDeviceGetViolationStatus", "nvmlDeviceGetPowerUsage")),
+        own=in_first_namespace,
     ).read()
     assert denied.power_w is None and denied.unsupported["power"] == "Not Supported"
     assert "power counter: Not Supported" in summed_up([denied, denied]).throttled
@@ -377,3 +381,108 @@ def test_nvml_readings_and_what_it_denies() -> None:
 def test_no_such_gpu_is_one_clear_line() -> None:
     with pytest.raises(InputError, match=r"GPU 3 cannot be watched \(Not Supported\)"):
         NvmlSource(3, nvml=FakeNvml(("nvmlDeviceGetHandleByIndex",)))
+
+
+def test_reliability_counts_only_where_the_clock_fell() -> None:
+    """At its highest voltage a GPU runs as fast as it can."""
+    counts = [{**QUIET.throttled_ns, "reliability": 20_000_000 * i} for i in range(5)]
+    window = summed_up(recording(throttled_ns=counts))
+    assert window.throttled == "no" and window.shares == {"reliability": 1.0}
+    fallen = recording(throttled_ns=counts, sm_mhz=[1980, 1980, 1700, 1700, 1980])
+    assert summed_up(fallen).throttled == "yes: reliability"
+
+
+def test_one_reading_at_the_power_limit_is_left_to_the_counter() -> None:
+    window = summed_up(recording(reasons=[0, 0, 4, 0, 0]))
+    assert window.throttled == "no" and window.shares == {}
+    counted = counters([5, 5, 5, 5, 8_000_005], [7] * 5)
+    window = summed_up(recording(reasons=[0, 0, 4, 0, 0], throttled_ns=counted))
+    assert window.shares == {"power": pytest.approx(0.1)} and window.invalid
+    for bits in (0x80, 0x84):  # the hardware's brake
+        assert summed_up(recording(reasons=[0, 0, bits, 0, 0])).throttled == "yes: power"
+
+
+def test_processes_are_asked_for_at_most_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rfdetr_repro.bench.gpu import watch as module
+
+    class Counting(FakeNvml):
+        def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:
+            asked.append(handle)
+            return [SimpleNamespace(pid=4)]
+
+    asked: list[Any] = []
+    source = NvmlSource(nvml=Counting(), own=lambda _: {9})
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for _ in range(100):
+        assert source.read().processes == (4,)
+        now[0] += 0.02
+    assert len(asked) == 4
+
+
+def test_names_of_older_packages() -> None:
+    class Older(FakeNvml):
+        def __getattr__(self, name: str) -> Any:
+            if name == "nvmlDeviceGetCurrentClocksEventReasons":
+                raise AttributeError(name)
+            if name == "nvmlDeviceGetCurrentClocksThrottleReasons":
+                return lambda _: 0x20
+            return super().__getattr__(name)
+
+    assert NvmlSource(nvml=Older(), own=in_first_namespace).read().reasons == 0x20
+
+
+def test_idle_power_is_observed_once_for_all_models() -> None:
+    clock = VirtualClock()
+    watch = GpuWatch(Playing([QUIET, replace(QUIET, time_s=1.0)]), poll_s=0.0005)
+    protocol = Protocol("sustained", warmup=1, min_time_s=0.1, timeout_s=10.0, builds=1)
+    watch.start()
+    try:
+        runs = {name: clock.taking(10.0) for name in "abc"}
+        found = measure_interleaved(runs, protocol, clock=clock, watch=watch)
+    finally:
+        watch.stop()
+    assert {one.latency.gpu.idle_power_w for one in found.values()} == {310.0}
+    assert clock.slept == [1.0]
+
+
+@pytest.mark.gpu
+def test_the_real_watch(record_property: Callable[[str, object], None]) -> None:
+    """A GPU that multiplies matrices for a second: readings, counters in nanoseconds, and this
+    process is nobody else.
+    """
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    import time
+
+    import torch
+
+    from rfdetr_repro.bench.gpu.device import watching
+
+    told: list[str] = []
+    with watching(force=True, say=told.append) as watched:
+        assert isinstance(watched.watch.source, NvmlSource)
+        left = torch.randn(2048, 2048, device="cuda")
+        torch.cuda.synchronize()
+        mark = watched.watch.mark()
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            for _ in range(20):
+                left @ left
+            torch.cuda.synchronize()
+        window = watched.watch.since(mark)
+        own = watched.watch.source.own
+    record_property("window", str(window))
+    record_property("told", str(told))
+    record_property("own", str(own))
+    print(window, told, own)
+    assert 0.9 < window.seconds < 10 and window.readings >= 3
+    assert "the driver failed" not in window.unknown and window.clocks, window.unknown
+    assert window.throttled.split(":")[0] in ("no", "yes", "unknown")
+    assert window.busy_mhz is None or window.busy_mhz > 200
+    for spent_s in (window.throttled_s or {}).values():
+        assert 0 <= spent_s <= 1.2 * window.seconds + 0.1
+    assert window.energy_j is None or 1 < window.energy_j / window.seconds < 2000
+    if own is None:
+        assert window.processes == ()
+    else:
+        assert len(own) == 1 and not set(own) & set(window.processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -49,8 +50,14 @@ class FakeNvml:
         return call
 
 
+def in_first_namespace(listed: Any) -> set[int]:
+    """What this process is for NVML where it shares NVML's pid namespace."""
+    return {os.getpid()}
+
+
 def opened(nvml: FakeNvml, **options: Any) -> tuple[Any, list[str]]:
     messages: list[str] = []
+    options = {"own": in_first_namespace, **options}
     with watching(device=f"GPU-{ID}", nvml=nvml, say=messages.append, **options) as watched:
         window = watched.watch.since(watched.watch.mark())
     return (watched, window), messages

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from rfdetr_repro.bench.machine import machine_with_gpu
 from rfdetr_repro.records.record import Machine
 from rfdetr_repro.spec.errors import InputError
 
+from .own_process import own_pids
 from .watch import GpuWatch, NvmlSource, Reading, Source
 
 GPU_WORDS = ("cuda", "tensorrt", "torch-graph")
@@ -93,6 +94,7 @@ def watching(
     lock: bool = False,
     device: str | None = None,
     nvml: Any = None,
+    own: Callable[[Callable[[], set[int]]], Collection[int] | None] = own_pids,
     say: Callable[[str], None] = print,
 ) -> Iterator[Watched]:
     """A watch on the GPU that starts before any session is opened, so that every process on the GPU
@@ -100,12 +102,12 @@ def watching(
 
     Raises :class:`InputError` for foreign processes unless ``force`` is set. ``lock``: lock the GPU
     to its base clock for the duration of the watch, if the driver permits. A value that NVML denies
-    is reported once and stays "unknown".
+    is reported once and stays "unknown". ``own``: as in :class:`NvmlSource`.
     """
     device = device or cuda_uuid()
     source: Source
     try:
-        source = NvmlSource(device, nvml)
+        source = NvmlSource(device, nvml, own)
     except InputError as error:
         say(f"the GPU is not watched, so whether it throttles stays unknown: {error}")
         source = Denied(error)

@@ -4,17 +4,18 @@ processes.
 "Not throttled" must be proved by the driver's cumulative counters and the polled reasons; a state
 that cannot be observed is "unknown", with the reason (benchmark protocol section 4). Boost clocks
 reach the power limit for microseconds in normal work, so a window counts as throttled if a cause
-held for more than SHARE of the window's time. The source of readings is NVML or a recording.
+held for more than SHARE of the window's time. A GPU at its highest voltage counts as limited by
+"reliability" although its clock is the highest there is, so that cause counts only in a window in
+which the clock fell. The source of readings is NVML or a recording.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -22,15 +23,21 @@ from typing import Any, NamedTuple, Protocol
 
 from rfdetr_repro.spec.errors import InputError
 
+from .own_process import own_pids
+
 POLL_S = 0.02
 # of a window's time, by the driver's counters, or of its readings, by the polled reasons
 SHARE = 0.01
+# drop of the clock under load within a window, as a fraction of its highest, that counts as a fall
+FALL = 0.05
+PROCESSES_S = 0.5  # least time between two questions for the processes on the GPU, which are slow
 HUNG_S = 2.0  # after this time without an answer, the driver is no longer polled
 
 # Reasons for a lower clock that invalidate a sample (NVML's clock event bits); an idle GPU or
-# application # clocks, for example, do not.
+# application clocks, for example, do not.
 REASONS = {"power": 0x4 | 0x80, "thermal": 0x20 | 0x40, "hardware": 0x8}
 IDLE = 0x1
+POWER_CAP = 0x4  # the software's power limit, whose time the power counter adds up
 # NVML's policies whose violation time the driver accumulates.
 POLICIES = {"power": 0, "thermal": 1, "board limit": 3, "reliability": 5}
 
@@ -104,9 +111,16 @@ class NvmlSource:
     ``device``: the GPU's UUID, or NVML's index, which differs from CUDA's index.
     """
 
-    def __init__(self, device: int | str = 0, nvml: Any = None) -> None:
+    def __init__(
+        self,
+        device: int | str = 0,
+        nvml: Any = None,
+        own: Callable[[Callable[[], set[int]]], Collection[int] | None] = own_pids,
+    ) -> None:
         """Connects to NVML; raises :class:`InputError` without the package, the driver or the
         GPU.
+
+        ``own``: finds the ids of this process among those that a function lists; None: unknown.
         """
         try:
             self.nvml = nvml or import_module("pynvml")
@@ -128,13 +142,53 @@ class NvmlSource:
                 f"GPU {device} cannot be watched ({error})",
                 hint="check nvidia-smi, or measure without a watch",
             ) from error
+        self._asked_s: float | None = None  # when the processes were asked for
+        self._processes: tuple[int, ...] | None = None
+        self._unlisted = ""  # why the processes are not known
+        try:
+            self.own = own(self._pids)
+        except self._error():
+            self.own = None  # said by the readings
 
     def _error(self) -> type[Exception]:
         nvml = getattr(self, "nvml", None)
         return nvml.NVMLError if nvml is not None else OSError
 
+    def _reasons(self, handle: Any) -> Any:
+        """The clock event reasons, which older packages call throttle reasons."""
+        nvml = self.nvml
+        name = "nvmlDeviceGetCurrentClocksEventReasons"
+        if not hasattr(nvml, name):
+            name = "nvmlDeviceGetCurrentClocksThrottleReasons"
+        return getattr(nvml, name)(handle)
+
+    def _pids(self) -> set[int]:
+        return {
+            process.pid for process in self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
+        }
+
+    def _others(self) -> tuple[int, ...] | None:
+        """The processes of other programs, at most PROCESSES_S old."""
+        now = time.monotonic()
+        if self._asked_s is not None and now - self._asked_s < PROCESSES_S:
+            return self._processes
+        self._asked_s = now
+        try:
+            pids = self._pids()
+        except self._error() as error:
+            self._processes, self._unlisted = None, str(error)
+            return None
+        if pids and self.own is None:
+            self._processes = None
+            self._unlisted = "this process is not known among them, in a pid namespace of its own"
+        else:
+            self._processes, self._unlisted = tuple(sorted(pids - set(self.own or ()))), ""
+        return self._processes
+
     def read(self) -> Reading:
-        """Reads every item; an item that NVML denies is None and named in ``unsupported``."""
+        """Reads every item; an item that NVML denies is None and named in ``unsupported``. The
+        processes are those of at most PROCESSES_S ago.
+        """
         nvml = self.nvml
         handle = self.handle
         unsupported: dict[str, str] = {}
@@ -154,7 +208,9 @@ class NvmlSource:
             )
             for cause, policy in POLICIES.items()
         }
-        running = item("processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        others = self._others()
+        if others is None:
+            unsupported["processes"] = self._unlisted
         return Reading(
             time.monotonic(),
             sm_mhz=item(
@@ -169,17 +225,13 @@ class NvmlSource:
             ),
             power_w=None if power_mw is None else power_mw / 1e3,
             energy_j=None if energy_mj is None else energy_mj / 1e3,
-            reasons=item(
-                "clock reasons", lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-            ),
+            reasons=item("clock reasons", lambda: self._reasons(handle)),
             throttled_ns={
                 cause: found.violationTime
                 for cause, found in violations.items()
                 if found is not None
             },
-            processes=None
-            if running is None
-            else tuple(sorted({p.pid for p in running} - {os.getpid()})),
+            processes=others,
             unsupported=unsupported,
         )
 
@@ -296,7 +348,8 @@ def _throttled_s(readings: Sequence[Reading]) -> dict[str, float]:
 
 def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
     """Cause -> fraction of the time, the larger of counters and polled reasons; causes that never
-    held are left out.
+    held are left out. A single reading at the power limit is left to the counter of power, where
+    there is one: boost clocks touch the limit for microseconds.
 
     None where neither can be read, so that whether a cause held is unknown.
     """
@@ -310,28 +363,44 @@ def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
         if spent_s > 0:
             shares[cause] = min(1.0, spent_s / seconds) if seconds > 0 else 1.0
     for cause, bits in REASONS.items():
-        seen = sum(bool(reasons & bits) for reasons in polled) / len(polled) if polled else 0.0
+        held = [reasons & bits for reasons in polled if reasons & bits]
+        if held == [POWER_CAP] and cause in counted:
+            continue
+        seen = len(held) / len(polled) if polled else 0.0
         if seen > shares.get(cause, 0.0):
             shares[cause] = seen
     return shares
+
+
+def _busy_clocks(readings: Sequence[Reading]) -> list[int]:
+    """SM clocks in MHz of the readings in which the GPU was not idle."""
+    return [
+        reading.sm_mhz
+        for reading in readings
+        if reading.sm_mhz is not None and reading.reasons is not None and not reading.reasons & IDLE
+    ]
 
 
 def _busy_mhz(readings: Sequence[Reading]) -> float | None:
     """Mean SM clock in MHz of the readings in which the GPU was not idle; None without such a
     reading.
     """
-    busy = [
-        reading.sm_mhz
-        for reading in readings
-        if reading.sm_mhz is not None and reading.reasons is not None and not reading.reasons & IDLE
-    ]
+    busy = _busy_clocks(readings)
     return statistics.fmean(busy) if busy else None
+
+
+def _fell(readings: Sequence[Reading]) -> bool:
+    """Whether the clock under load fell by more than FALL; also True where no clock is known."""
+    busy = _busy_clocks(readings)
+    return not busy or min(busy) < (1 - FALL) * max(busy)
 
 
 def _verdict(readings: Sequence[Reading], failure: str) -> str:
     shares = _shares(readings) or {}
     causes = [
-        cause for cause in dict.fromkeys([*REASONS, *POLICIES]) if shares.get(cause, 0.0) > SHARE
+        cause
+        for cause in dict.fromkeys([*REASONS, *POLICIES])
+        if shares.get(cause, 0.0) > SHARE and (cause != "reliability" or _fell(readings))
     ]
     if causes:
         return f"yes: {', '.join(causes)}"
