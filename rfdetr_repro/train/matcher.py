@@ -123,7 +123,12 @@ def match(
 
 def _on_host(costs: Tensor) -> np.ndarray:
     """The only place of a pass over a batch that waits for the GPU."""
-    return costs.cpu().numpy()
+    if costs.device.type != "cuda":
+        return costs.cpu().numpy()
+    host = torch.empty(costs.shape, dtype=costs.dtype, pin_memory=True)
+    host.copy_(costs, non_blocking=True)
+    torch.cuda.current_stream(costs.device).synchronize()
+    return host.numpy()
 
 
 def _assign(cost: np.ndarray, targets: Sequence[Target], groups: int) -> Iterator[np.ndarray]:

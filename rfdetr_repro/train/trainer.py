@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.ops.device import products
 from rfdetr_repro.spec.arch import Arch
 
 from .loop import Evaluate, Loop, Progress
@@ -57,9 +58,10 @@ class Trainer(Loop):
         (objects,) = self.ranks.sum(
             [sum(len(target.labels) for target in batch.targets)], self.device
         )
-        total, parts = detection_losses(
-            outputs, batch.targets, groups, config, draws, max(1.0, objects * groups)
-        )
+        with products(self.device, tf32=False):
+            total, parts = detection_losses(
+                outputs, batch.targets, groups, config, draws, max(1.0, objects * groups)
+            )
         if self.state.dense is not None:
             summed, tokens = self.state.dense.loss(maps[0], batch.targets)
             dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
