@@ -36,6 +36,7 @@ KINDS = {
     "stores_16_bytes": r"STG\S*\.128",
     "stores_8_bytes": r"STG\S*\.64",
     "stores": r"STG",
+    "fused_products": r"FFMA",
     "calls": r"CALL",
     "instructions": r"",
 }

@@ -67,3 +67,10 @@ def test_pixels_of_masks_are_stored_eight_at_once() -> None:
         if source == "masks":
             packed = kernel.split(", ")[1] == "true"
             assert (row["stores_8_bytes"] > 0) != packed, kernel
+
+
+def test_masks_have_no_fused_products() -> None:
+    """A product and a sum that are rounded once would give other bits than the CPU's masks."""
+    _, rows = cuda_census.table()
+    found = [row for (source, _, _), row in rows.items() if source == "masks"]
+    assert found and not any(row["fused_products"] for row in found)

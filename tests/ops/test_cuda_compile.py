@@ -161,9 +161,23 @@ MASK_LOGITS = {
     "one row": lambda: blobs(3, 1, 9),
     "one logit": lambda: torch.tensor([[[1.0]], [[-1.0]], [[0.0]]]),
     "special": lambda: special_logits(3, 7, 9),
+    "a few NaN": lambda: sparse(float("nan")),
+    "a few infinite": lambda: sparse(float("inf")),
+    "a few tiny": lambda: sparse(1e-44),
 }
 # Enlarged so much that eight pixels touch few columns of the map, or not; every alignment of rows.
-MASK_SIZES = [(23, 64), (40, 97), (33, 100), (50, 302), (23, 37), (5, 4), (1, 1), (2, 643)]
+MASK_SIZES = [(23, 64), (40, 97), (33, 100), (50, 302), (23, 37), (9, 16), (5, 4), (1, 1), (2, 643)]
+
+
+def sparse(odd: float) -> torch.Tensor:
+    """Maps of one sign, but for a few logits."""
+    logits = torch.ones(3, 7, 9)
+    logits[1] = -1
+    for row, column in ((0, 1), (3, 8), (6, 4)):
+        logits[0, row, column] = odd
+        logits[1, row, column] = -odd
+        logits[2, row, column] = 0 if odd == odd else odd
+    return logits
 
 
 def special_logits(*shape: int) -> torch.Tensor:
