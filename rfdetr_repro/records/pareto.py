@@ -298,10 +298,12 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     """
     groups: dict[tuple[object, ...], list[dict[str, Record]]] = {}
     for record in records:
+        if record.source != "protocol":
+            continue
         split = _split(record)
         tuned = record.campaign == FINE_TUNING or record.model.variant == TUNED
         usual = (record.protocol is None or record.protocol.usual) and split in ("val", "test")
-        if record.source == "protocol" and record.artifact is not None and usual and not tuned:
+        if record.artifact is not None and usual and not tuned:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None

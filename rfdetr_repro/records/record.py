@@ -88,6 +88,9 @@ TUNED = "nas+fine-tuning"
 RIVALS = "rivals"
 
 
+_request_text = json.JSONEncoder(sort_keys=True).encode
+
+
 @functools.cache
 def _numbers_of(kind: type) -> tuple[str, ...]:
     """Names of the fields that hold one number."""
@@ -243,7 +246,7 @@ class Record:
             request["counted"] = (self.cost.counter, self.cost.form)
         if self.deployment is not None:
             request["deployment"] = self.deployment
-        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(_request_text(request).encode()).hexdigest()[:16]
 
     def as_accuracy(self, masks: bool = False) -> ScoredRecord:
         """The view with an AP, of boxes or of masks. Raises :class:`InputError` for a Record

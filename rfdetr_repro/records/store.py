@@ -4,6 +4,7 @@ takes the later line.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +80,6 @@ class Store:
             return []
         with open_input(self.path) as stream:
             lines = stream.read().split(b"\n")
-        records: dict[str, Record] = {}
         # what follows the last newline is a torn line
         whole = lines[:-1]
         torn = lines[-1]
@@ -93,18 +93,26 @@ class Store:
                 self.path,
                 "give a records.jsonl, or the folder of a run",
             )
-        for number, line in enumerate(whole, 1):
-            if line.strip():
-                try:
-                    record = Record.from_json(line)
-                except InputError as error:
-                    raise InputError(
-                        f"corrupt record: {error}",
-                        f"{self.path}:{number}",
-                        "remove the line and run again",
-                    ) from error
-                records[record.id] = record
+        records: dict[str, Record] = {}
+        with _uncollected():
+            for number, line in enumerate(whole, 1):
+                if line.strip():
+                    record = self._record(line, number)
+                    records[record.id] = record
         return list(records.values())
+
+    def _record(self, line: bytes, number: int) -> Record:
+        """The Record of a line. Raises :class:`InputError`, which names the line, for any other
+        line.
+        """
+        try:
+            return Record.from_json(line)
+        except InputError as error:
+            raise InputError(
+                f"corrupt record: {error}",
+                f"{self.path}:{number}",
+                "remove the line and run again",
+            ) from error
 
     def torn(self) -> bool:
         """Whether the last line is unfinished, because a run was killed or is writing."""
@@ -169,6 +177,20 @@ def stores_of(path: str | Path) -> list[Path]:
             if name == "records.jsonl" or "records.jsonl" not in stores
         ]
     return sorted(found)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """A block in which Python looks for no reference cycles. Records have none, and to look through
+    all that were read, again and again, took a fifth of the time of reading 20,000.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _content_of(line: bytes) -> str:

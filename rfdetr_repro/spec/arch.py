@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import product
 
@@ -149,8 +149,7 @@ class Arch:
         """Field -> value, without the width of a square. This is what ids hash, so squares keep the
         ids that they had before rectangles existed.
         """
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if name != "width" or value}
+        return {name: value for name, value in vars(self).items() if name != "width" or value}
 
     @classmethod
     def parse(cls, key: str) -> Arch:

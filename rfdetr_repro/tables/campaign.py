@@ -82,8 +82,9 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
     supernet and others.
     """
     groups: dict[tuple[str, str, str | None], list[Confirmed]] = {}
-    for point in confirmed_points(records):
-        key = (_images(point, records), _engine(point.any), _checkpoint(point.any))
+    measured = [record for record in records if record.source == "protocol"]
+    for point in confirmed_points(measured):
+        key = (_images(point, measured), _engine(point.any), _checkpoint(point.any))
         groups.setdefault(key, []).append(point)
     groups, checks = _joined(groups), model_checks(records)
     several = [key[:2] for key in groups]
@@ -108,16 +109,17 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
     return tables or _modelled_tables(records)
 
 
-def _images(point: Confirmed, records: Sequence[Record]) -> str:
-    """The data set of a point, with the digest of its annotations where two sets have its name."""
+def _images(point: Confirmed, measured: Sequence[Record]) -> str:
+    """The data set of a point, with the digest of its annotations where two of the ``measured``
+    sets have its name.
+    """
     holder = next((one for one in (point.on("val"), point.on("test")) if one), point.any)
     if holder.data is None:
         return "unknown data"
     alike = {
         annotation_digest(record)
-        for record in records
-        if record.source == "protocol"
-        and record.data is not None
+        for record in measured
+        if record.data is not None
         and (record.data.name, record.data.split) == (holder.data.name, holder.data.split)
     }
     digest = f", annotations {annotation_digest(holder) or 'unknown'}" if len(alike) > 1 else ""

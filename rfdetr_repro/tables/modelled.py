@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rfdetr_repro.records.pareto import confirmed_points, latency_mode, modelled_for
 from rfdetr_repro.records.record import Record, TimedRecord
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.metrics import in_points, milliseconds, percent_value, share
 
 from .table import MEASURED, Cell, Column, Table
@@ -40,16 +41,15 @@ def modelled_tables(records: Sequence[Record]) -> list[Table]:
     """One table per data set, supernet, machine and mode in which confirmed files also have a
     modelled latency.
     """
-    search = [
-        view
-        for record in records
-        if record.source == "search" and (view := TimedRecord.of(record)) is not None
-    ]
+    search: dict[Arch | None, list[TimedRecord]] = {}
+    for record in records:
+        if record.source == "search" and (view := TimedRecord.of(record)) is not None:
+            search.setdefault(record.model.arch, []).append(view)
     groups: dict[tuple[object, ...], list[Row]] = {}
     for point in confirmed_points(records):
         for timed in (point.buffered, point.sustained):
             view = None if timed is None else TimedRecord.of(timed)
-            row = None if view is None else _row(view, search)
+            row = None if view is None else _row(view, search.get(view.record.model.arch, ()))
             if timed is not None and view is not None and row is not None:
                 name = timed.data.name if timed.data else "unknown data"
                 key = (
@@ -64,15 +64,14 @@ def modelled_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def _row(timed: TimedRecord, search: Sequence[TimedRecord]) -> Row | None:
-    """The prediction that was stored with the measurement; else that of the search, unless the
-    model has since been fitted to confirmed files.
+    """The prediction that was stored with the measurement; else that of ``search``, searched
+    Records of the same architecture, unless the model has since been fitted to confirmed files.
     """
     if timed.latency.predicted_ms is not None:
         return Row(timed, timed.latency.predicted_ms, timed.latency.heldout_error)
     for searched in search:
-        same = searched.record.model.arch == timed.record.model.arch
         refitted = searched.latency.confirmed_error is not None
-        if same and not refitted and modelled_for(searched.record, timed.record):
+        if not refitted and modelled_for(searched.record, timed.record):
             return Row(timed, searched.ms, searched.latency.heldout_error)
     return None
 

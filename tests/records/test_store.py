@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import subprocess
@@ -113,6 +114,24 @@ def test_a_corrupt_line_in_the_middle_names_file_and_line(store, line):
 def test_empty_lines_do_no_harm(store):
     store.path.write_bytes(b"\n" + store.path.read_bytes() + b"\n")
     assert store.read() == RECORDS
+
+
+def test_a_byte_order_mark_that_an_editor_left_does_no_harm(store):
+    store.path.write_bytes(b"\xef\xbb\xbf" + store.path.read_bytes())
+    assert store.read() == RECORDS
+
+
+def test_reading_leaves_the_collector_as_it_was(store):
+    assert gc.isenabled() and store.read() and gc.isenabled()
+    gc.disable()
+    try:
+        assert store.read() and not gc.isenabled()
+    finally:
+        gc.enable()
+    store.path.write_bytes(b"not json\n" + store.path.read_bytes())
+    with pytest.raises(InputError):
+        store.read()
+    assert gc.isenabled()
 
 
 def test_an_unwritable_place_is_one_line(tmp_path):
