@@ -24,12 +24,11 @@ from rfdetr_repro.ops.device import to_device
 from rfdetr_repro.records.record import Latency, ModelId
 from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone
 from rfdetr_repro.spec.arch import Arch, SearchSpace
-from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET, PICO, PICO_SPACE
+from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET, PICO, PICO_SPACE, PICO_WEIGHTS
 from rfdetr_repro.spec.protocol import Protocol
 
 BACKBONES = 4
 BATCH = 8
-WEIGHTS = Path(__file__).resolve().parents[2] / "rfdetr_repro" / "weights" / "pico.safetensors"
 
 
 def spread(space: SearchSpace, count: int) -> list[list[Arch]]:
@@ -45,7 +44,7 @@ def equal_accuracy(step: Step) -> None:
         images = 4 if step.toy else 100
         config = EmbeddedConfig(train_images=4, val_images=images, test_images=4)
         data = write_embedded(Path(temporary) / "data", config, workers=1 if step.toy else 16)
-        detector, _, _ = load_supernet(WEIGHTS)
+        detector, _, _ = load_supernet(PICO_WEIGHTS)
         split = read_split(data, "val")
         groups = spread(PICO_SPACE, count)
         here = GroupEvaluation(detector, split, masks=True)
