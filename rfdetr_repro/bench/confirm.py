@@ -25,7 +25,7 @@ from rfdetr_repro.data.census import mask_lines
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, Record
-from rfdetr_repro.records.samples import save_samples
+from rfdetr_repro.records.samples import Series, save_samples
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import OrtSession, Session
 from rfdetr_repro.spec.errors import InputError, StatedFailure
@@ -35,6 +35,7 @@ from .accuracy import Progress, accuracy_of
 from .interleaved import Call, Measurement, Watch, measure_interleaved
 from .machine import environment, this_machine
 from .memory import peak_memory_bytes
+from .parts import Wanted, measure_parts, with_parts
 from .scopes import example_input, timed_call
 from .suppression import suppression_ms
 from .twin import itself
@@ -54,6 +55,7 @@ class Context:
     seed: int | None = None
     max_dets: int = 100
     machine: Machine | None = None  # None: this machine
+    parts: Wanted | None = None  # parts of the latency that are measured beside it
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,10 @@ def confirm_all(
         for protocol in protocols:
             again = twin == "always" or (twin == "once" and not _has_twin(store, protocol, context))
             _measure(cells, protocol, outcome, watch, twin=again and protocol.mode != "paced")
+        for name, cell in cells.items():
+            if name not in outcome.failures:
+                with _failing(name, outcome):
+                    cell.find_parts(name, report)
     except BaseException:
         for cell in cells.values():
             cell.keep_accuracies()
@@ -280,7 +286,9 @@ class _Session:
         cell = self.cells[name]
         latency = replace(found.latency, session=self.name)
         if again is not None:
-            latency = replace(latency, itself=itself(found.series, again.series, cell.save(again)))
+            latency = replace(
+                latency, itself=itself(found.series, again.series, cell.save(again.series))
+            )
         cell.finish(self.protocol, replace(found, latency=latency))
         self.outcome.report.finished(name, self.protocol, latency)
 
@@ -412,13 +420,41 @@ class _Cells:
             self.peak_memory_bytes = peak_memory_bytes(self.row.artifact, protocol.threads)
         return [call_of(self.sessions[build], protocol, split) for build in wanted]
 
-    def save(self, found: Measurement) -> str:
-        return save_samples(self.store.path.parent, found.series)
+    def find_parts(self, name: str, report: Report) -> None:
+        """Measures the wanted parts of the latency that a Record of one image per run lacks, and
+        stores the Record again, with the latency that it has.
+        """
+        wanted = self.context.parts
+        if wanted is None:
+            return
+        missing = {
+            record.id: sizes_hw
+            for record in self.records()
+            if (sizes_hw := wanted.missing_from(record))
+        }
+        if not missing:
+            return
+        needed = tuple({size: None for sizes_hw in missing.values() for size in sizes_hw})
+        protocols = [self.done[key].protocol for key in missing]
+        rules = min((one for one in protocols if one), key=lambda one: one.min_samples)
+        found = measure_parts(
+            self.sessions[0],
+            wanted._replace(sizes_hw=needed),
+            rules,
+            self.save,
+            lambda rounds: report.rounds(name, rounds),
+        )
+        for key, sizes_hw in missing.items():
+            new = [one for one in found if one.size_hw in sizes_hw]
+            self.done[key] = self.store.append(with_parts(self.done[key], new))
+
+    def save(self, series: Series) -> str:
+        return save_samples(self.store.path.parent, series)
 
     def finish(self, protocol: Protocol, found: Measurement) -> None:
         latency = replace(
             found.latency,
-            samples_sha256=self.save(found),
+            samples_sha256=self.save(found.series),
             suppression_ms=self.suppression_ms,
             peak_memory_bytes=self.peak_memory_bytes,
         )

@@ -18,10 +18,11 @@ if __name__ == "__main__":  # before the imports below: the program loads them w
     Program("rfdetr_repro.bench.command.intervals").run()
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rfdetr_repro.records.record import Latency, Record
+from rfdetr_repro.records.record import Latency, PartTime, Record
 from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.statistics import median_of
 from rfdetr_repro.records.store import Store
@@ -42,22 +43,50 @@ class Line(NamedTuple):
 
 
 def recompute(path: Path) -> list[Line]:
-    """A :class:`Line` for every latency of the store.
+    """A :class:`Line` for every latency of the store, and for every part of a latency.
 
     Raises :class:`InputError` if the store does not exist.
     """
     if not path.is_file():
         raise InputError("the store does not exist", path, "give a .jsonl file of Records")
-    return [
-        _line(path.parent, record, record.latency)
-        for record in Store(path).read()
-        if record.latency is not None
-    ]
+    lines = []
+    for record in Store(path).read():
+        if record.latency is not None:
+            lines.append(_line(path.parent, record, record.latency))
+            lines += _part_lines(path.parent, record, record.latency)
+    return lines
+
+
+def _name(record: Record) -> str:
+    split = f" {record.data.split}" if record.data else ""
+    return f"{record.model.name} {record.protocol.rhythm if record.protocol else ''}{split}"
+
+
+def _part_lines(folder: Path, record: Record, latency: Latency) -> Iterator[Line]:
+    for frame in latency.parts or ():
+        for part in ("decoding", "preprocessing", "network", "postprocessing"):
+            found: PartTime | None = getattr(frame, part)
+            if found is not None:
+                name = f"{_name(record)}, {part} of {frame.height}x{frame.width}"
+                yield _part_line(folder, name, found)
+
+
+def _part_line(folder: Path, name: str, part: PartTime) -> Line:
+    if part.samples_sha256 is None:
+        return Line("no samples", name)
+    try:
+        series = load_samples(folder, part.samples_sha256)
+        found = median_of(series)
+    except InputError as error:
+        return Line("lost", name, str(error))
+    computed = (found.ms, *(found.interval or (None, None)))
+    stored = (part.median_ms, part.low_ms, part.high_ms)
+    text = f"{_shown(stored)} stored, {_shown(computed)} from {len(series.ms)} samples"
+    return Line("equal" if all(map(_close, stored, computed)) else "different", name, text)
 
 
 def _line(folder: Path, record: Record, latency: Latency) -> Line:
-    split = f" {record.data.split}" if record.data else ""
-    name = f"{record.model.name} {record.protocol.rhythm if record.protocol else ''}{split}"
+    name = _name(record)
     if latency.samples_sha256 is None:
         return Line("no samples", name)
     try:

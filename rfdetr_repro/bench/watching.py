@@ -36,6 +36,10 @@ class Report(Protocol):
         """``indices`` of the images of a split, while model ``name`` is evaluated on them."""
         ...
 
+    def rounds(self, name: str, rounds: Iterable[int]) -> Iterable[int]:
+        """``rounds`` of the parts of the latency, while they are measured of model ``name``."""
+        ...
+
     def opening(self, name: str) -> None:
         """The sessions of model ``name`` are opened and warmed up."""
         ...
@@ -63,6 +67,10 @@ class Silent:
     def images(self, name: str, split: str, indices: Iterable[int]) -> Iterable[int]:
         """``indices`` themselves."""
         return indices
+
+    def rounds(self, name: str, rounds: Iterable[int]) -> Iterable[int]:
+        """``rounds`` themselves."""
+        return rounds
 
     def opening(self, name: str) -> None:
         """Nothing."""

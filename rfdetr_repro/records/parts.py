@@ -214,6 +214,45 @@ class GpuState:
 
 
 @dataclass(frozen=True)
+class PartTime:
+    """Median time of one part of the work on a frame in ms, with its 95 % interval within the
+    session; ``None``: too few samples for an interval.
+    """
+
+    median_ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
+    samples_sha256: str | None = None  # names the file of raw samples next to the store
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """The times of the parts of the way from a frame in memory to its detections
+    (:mod:`rfdetr_repro.bench.parts` says what each part includes).
+    """
+
+    height: int  # of the frame, px
+    width: int
+    preprocessing: PartTime  # from uint8 RGB to the input tensor
+    network: PartTime  # from the input tensor to the model's outputs in host memory
+    postprocessing: PartTime  # to boxes in pixels, labels, scores and run lengths of masks
+    decoding: PartTime | None = None  # of a JPEG in memory to uint8 RGB; None: not measured
+    num_samples: int | None = None  # of every part
+    jpeg_bytes: int | None = None  # size of the JPEG that was decoded
+    measured_at: str | None = None  # UTC, ISO 8601; may be later than the latency
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(height, width) of the frame in px."""
+        return self.height, self.width
+
+    @property
+    def whole_ms(self) -> float:
+        """Sum of the medians of preprocessing, network and post-processing, in ms."""
+        return self.preprocessing.median_ms + self.network.median_ms + self.postprocessing.median_ms
+
+
+@dataclass(frozen=True)
 class Latency:
     """Latency of one run in milliseconds, with the statistics and the circumstances of its samples.
     A run is one image, or the batch of the protocol.
@@ -267,6 +306,8 @@ class Latency:
     images_per_s_high: float | None = None
     # growth of a process that loads and runs nothing but the file (bench/memory.py)
     peak_memory_bytes: int | None = None
+    # where the time goes from frames of several sizes to their detections; None: not measured
+    parts: tuple[FrameTimes, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,14 @@ from .parts import (
     Build,
     Cost,
     DataId,
+    FrameTimes,
     GpuState,
     Itself,
     Latency,
     Machine,
     ModelId,
     Paced,
+    PartTime,
     Published,
     Quantised,
     Resampled,
@@ -58,6 +60,7 @@ __all__ = [
     "Build",
     "Cost",
     "DataId",
+    "FrameTimes",
     "GpuState",
     "Itself",
     "Latency",
@@ -65,6 +68,7 @@ __all__ = [
     "MeasuredRecord",
     "ModelId",
     "Paced",
+    "PartTime",
     "Published",
     "Quantised",
     "Record",
@@ -149,6 +153,32 @@ def _check_times(latency: Latency, where: str) -> None:
         raise InputError(f"the latency's interval [{low}, {high}] ms ends before it begins", where)
 
 
+def _check_parts(latency: Latency, where: str) -> None:
+    """Raises :class:`InputError` for the parts of frames without pixels, of a size that occurs
+    twice, and for times that are not positive or lie outside their interval.
+    """
+    frames = latency.parts or ()
+    sizes = [frame.size_hw for frame in frames]
+    if any(height < 1 or width < 1 for height, width in sizes) or len(set(sizes)) < len(sizes):
+        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise InputError(f"parts of the latency of frames {shown} px", where, "measure again")
+    for frame in frames:
+        _check_numbers(frame, where)
+        for part in (frame.preprocessing, frame.network, frame.postprocessing, frame.decoding):
+            if part is not None:
+                _check_part(part, where)
+
+
+def _check_part(part: PartTime, where: str) -> None:
+    _check_numbers(part, where)
+    low = part.median_ms if part.low_ms is None else part.low_ms
+    high = part.median_ms if part.high_ms is None else part.high_ms
+    slack = 1e-9 * part.median_ms
+    if not 0 < part.median_ms or not low - slack <= part.median_ms <= high + slack:
+        message = f"a part of the latency takes {part.median_ms:g} ms, of [{low:g}, {high:g}]"
+        raise InputError(message, where, "measure again")
+
+
 def _check_interval(accuracy: Accuracy, where: str) -> None:
     ap = accuracy.ap
     low = accuracy.ap_low
@@ -218,6 +248,7 @@ class Record:
                 _check_fractions(accuracy, self.model.name)
         if self.latency is not None:
             _check_times(self.latency, self.model.name)
+            _check_parts(self.latency, self.model.name)
         for accuracy in (self.accuracy, self.mask_accuracy):
             if accuracy is not None:
                 _check_interval(accuracy, self.model.name)

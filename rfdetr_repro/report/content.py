@@ -33,6 +33,7 @@ from .blocks import (
 from .findings import (
     accuracy_and_latency,
     after_search,
+    latency_parts,
     limited,
     other_records,
     paper,
@@ -65,6 +66,7 @@ def report(run: Run) -> Document:
         _recipe,
         _checks,
         accuracy_and_latency,
+        latency_parts,
         other_records,
         after_search,
         training,

@@ -24,6 +24,7 @@ from rfdetr_repro.tables.format import Cell, Column, Table
 from rfdetr_repro.tables.join import Measured
 from rfdetr_repro.tables.missing import Here
 from rfdetr_repro.tables.modelled import modelled_tables
+from rfdetr_repro.tables.parts import parts_tables
 from rfdetr_repro.tables.scoreboard import DIFFERENT, REPRODUCED, narrow, scoreboard
 from rfdetr_repro.tables.sensitivity import sensitivity_tables
 
@@ -33,6 +34,7 @@ from .run import Run
 
 MOST_ROWS = 100  # of one table in a report
 FINETUNE = "python -m rfdetr_repro.finetune --model RUN --arch KEY --data DIR --out OUT"
+PARTS = "rfdetr-repro bench --model FILE --parts 1080x1920 --out RUN/records.jsonl"
 FAMILY = "python -m rfdetr_repro.family --model RUN --data DIR"
 
 
@@ -81,6 +83,16 @@ def accuracy_and_latency(run: Run) -> Section:
     section.blocks += [Grid(limited(table, run)) for table in modelled_tables(run.records)]
     if not tables:
         section.absent.append("Records of a search or of measured files")
+    return section
+
+
+def latency_parts(run: Run) -> Section:
+    """Preprocessing, network and post-processing of frames of several sizes."""
+    section = Section(Heading("From a frame to its detections"))
+    tables = parts_tables(run.records)
+    section.blocks += [Grid(limited(table, run)) for table in tables]
+    if not tables:
+        section.absent.append(f"The parts of a latency, from a frame to its detections: {PARTS}")
     return section
 
 

@@ -143,16 +143,21 @@ def run_on_all(session: Session, images: Sequence[Array]) -> list[Detections]:
     missing = 0 if manifest.open_batch else manifest.images_per_run - len(images)
     inputs = network_input([*images, *[images[-1]] * missing], manifest.input_hw, manifest.resize)
     found = session.run(inputs)
-    return [_of_picture(session, found.of_image(row), image) for row, image in enumerate(images)]
+    return [
+        of_picture(session, found.of_image(row), (image.shape[0], image.shape[1]))
+        for row, image in enumerate(images)
+    ]
 
 
-def _of_picture(session: Session, found: Detections, image: Array) -> Detections:
-    """Detections relative to the original image."""
+def of_picture(session: Session, found: Detections, size_hw: tuple[int, int]) -> Detections:
+    """What the model found in its input, relative to the original image of ``size_hw`` px; the
+    detections of one image, with a batch axis of 1.
+    """
     rule = session.manifest.resize
     input_hw = session.manifest.input_hw
     if rule not in (LETTERBOX, PLAIN_LETTERBOX):
         return found
-    letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)
+    letterbox = Letterbox(size_hw, input_hw)
     masks = None if found.masks is None else letterbox.masks_of_picture(found.masks[0])[None]
     return found._replace(
         boxes_xyxy=letterbox.boxes_of_picture(found.boxes_xyxy[0])[None], masks=masks

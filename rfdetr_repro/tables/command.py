@@ -30,6 +30,7 @@ from .format import FORMATS, Table, render
 from .join import Measured
 from .missing import Here
 from .observations import observations
+from .parts import parts_tables
 from .rivals import rivals_tables
 from .scoreboard import scoreboard
 from .screen import show, shows_colours, width
@@ -38,7 +39,16 @@ from .sensitivity import sensitivity_tables
 log = logging.getLogger(__name__)
 
 # tables of a campaign rather than of the paper
-OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables, "rivals": rivals_tables}
+OWN = {
+    "frontier": campaign_tables,
+    "sensitivity": sensitivity_tables,
+    "rivals": rivals_tables,
+    "parts": parts_tables,
+}
+# why a table of OWN is empty, and what fills it, where that is not a campaign
+_NOTHING = {
+    "parts": ("no Record holds parts of a latency", "measure them: bench --parts 1080x1920"),
+}
 CHOICES = (*TABLES, *OWN, "all")
 # camera-ready numbers that version 1 does not have
 _ALSO = {"18": "17", "19": "v2_19", "20": "v2_20"}
@@ -101,10 +111,12 @@ def build_tables(
             )
         tables = OWN[name](records)
         if not tables:
-            raise InputError(
+            usual = (
                 "there are no campaign Records to show",
-                hint="run a campaign first, or give its folder with --records",
+                "run a campaign first, or give its folder with --records",
             )
+            what, hint = _NOTHING.get(name, usual)
+            raise InputError(what, hint=hint)
         return tables
     measured = Measured(records)
     here = Here.detect(records)
@@ -164,7 +176,8 @@ def parser() -> argparse.ArgumentParser:
             "Says whether a table of the paper holds: for every printed row the published number, "
             "what was measured here with its 95 % interval, the difference, and a state "
             "(reproduced, differs, not measured, cannot be compared), and at the end a verdict by "
-            "counts. Also prints the tables of a campaign (frontier, sensitivity, rivals)."
+            "counts. Also prints the tables of a campaign (frontier, sensitivity, rivals), and "
+            "where the time goes from a frame to its detections (parts)."
         ),
         examples=(
             "tables --table 2",
@@ -172,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
             "tables --table 2 --format latex",
             "tables --table all --format csv",
             "tables --table frontier --records runs/mine",
+            "tables --table parts --records results/bench.jsonl",
             "tables --scoreboard",
         ),
     )

@@ -35,6 +35,7 @@ from rfdetr_repro.spec.protocol import (
     Protocol,
 )
 
+from .parts import add_parts, check_parts
 from .precisions import precisions
 from .protocols import (
     BUILDS,
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
             "bench --model a.onnx b.onnx --data DIR --protocol both",
             "bench --model mine=a.onnx --models dfine-s=FILE --data DIR --quick",
             "bench --models rfdetr-nano --batch 1,2,4,8",
+            "bench --model a.onnx --parts 480x640,1080x1920,2160x3840",
             "bench --campaign buffer-sweep --models rfdetr-medium",
         ),
     )
@@ -233,6 +235,7 @@ def parser() -> argparse.ArgumentParser:
         help="work in a sample; engine: the model alone; device: with the copies to and from the "
         "device; host: from an encoded image to detections in pixels",
     )
+    add_parts(how)
     how.add_argument(
         "--backend",
         type=backends,
@@ -403,6 +406,7 @@ def check(args: argparse.Namespace) -> None:
             hint="leave one of them out",
         )
     _check_extent(args)
+    check_parts(args)
     precisions(args)
     if args.cuda_graph != "off":
         _check_graph(backend, args.backend)

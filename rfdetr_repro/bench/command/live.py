@@ -52,16 +52,11 @@ class Live:
 
     def images(self, name: str, split: str, indices: Iterable[int]) -> Iterable[int]:
         """``indices``, with their number and the time left."""
-        wanted = list(indices)
-        start = time.monotonic()
-        for count, index in enumerate(wanted):
-            if self._is_due():
-                spent_s = time.monotonic() - start
-                left = spent_s / count * (len(wanted) - count) if count else None
-                what = f"accuracy on {split}, {count}/{len(wanted)} images{_left(left)}"
-                self._tell({name: what})
-            yield index
-        self._finish(name, f"accuracy on {split}, {len(wanted)} images, {_clock(start)}")
+        return self._counted(name, indices, f"accuracy on {split}", "images")
+
+    def rounds(self, name: str, rounds: Iterable[int]) -> Iterable[int]:
+        """``rounds``, with their number and the time left."""
+        return self._counted(name, rounds, "parts of the latency", "rounds")
 
     def opening(self, name: str) -> None:
         """Says that the model is opened and warmed up."""
@@ -97,6 +92,18 @@ class Live:
             sys.stderr.write("\r")
             sys.stderr.flush()
         self.lines.clear()
+
+    def _counted(self, name: str, items: Iterable[int], what: str, unit: str) -> Iterable[int]:
+        """``items``, between which a line says how many of them are done."""
+        wanted = list(items)
+        start = time.monotonic()
+        for count, item in enumerate(wanted):
+            if self._is_due():
+                spent_s = time.monotonic() - start
+                left = spent_s / count * (len(wanted) - count) if count else None
+                self._tell({name: f"{what}, {count}/{len(wanted)} {unit}{_left(left)}"})
+            yield item
+        self._finish(name, f"{what}, {len(wanted)} {unit}, {_clock(start)}")
 
     # -- writing -----------------------------------------------------------------------------------
 

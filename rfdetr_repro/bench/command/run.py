@@ -58,12 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = {threads: rows_of(taken, splits, args, threads) for threads in args.threads}
     # slow to load; arguments and files are checked first
     from rfdetr_repro.bench.confirm import Context
+    from rfdetr_repro.bench.parts import Wanted
     from rfdetr_repro.records.store import Store
 
     from .printing import gate
 
     command = "python -m rfdetr_repro.bench " + " ".join(sys.argv[1:] if argv is None else argv)
-    context = Context(args.campaign, command)
+    parts = Wanted(tuple(args.parts), args.decode) if args.parts else None
+    context = Context(args.campaign, command, parts=parts)
     store = Store(args.out)
     with _watched(args) as watched:
         if watched is not None:
@@ -159,6 +161,7 @@ def _print_table(
     """The rows of this command and those of the same store that can stand beside them, the
     comparisons, and the next command.
     """
+    from .parts import parts_lines
     from .printing import (
         EARLIER,
         beside,
@@ -182,6 +185,9 @@ def _print_table(
         )
     output += [*instrument_lines(found), *verdicts(found, store.path.parent), *compared]
     print("\n".join([*table, *wrapped([*output, *hints(found)], width)]))
+    if args.parts:
+        own = [record for records in found.values() for record in records]
+        print("\n".join(["", *parts_lines(own, width), ""]))
     print(f"records in {Path(args.out)}")
     print(f"next: {_next(args, outcome)}")
 
