@@ -23,7 +23,7 @@
 // No shared memory, no communication between threads; each item is written once.
 //
 // tests/ops/test_cuda_compile.py also compiles this text for the host, where a launch is a plain loop.
-#include "device.cuh"
+#include "fast_forward.cuh"
 
 namespace rfdetr {
 namespace {
@@ -79,6 +79,11 @@ int forward(const Attention& call, void* output, void* stream) {
 using namespace rfdetr;
 
 extern "C" int rfdetr_forward_launch(const Attention* call, void* output, void* stream) {
+  if (is_fast(*call, output)) {
+    if (call->storage == Storage::kFloat32) return fast_forward<float>(*call, output, stream);
+    if (call->storage == Storage::kFloat16) return fast_forward<__half>(*call, output, stream);
+    return fast_forward<__nv_bfloat16>(*call, output, stream);
+  }
   switch (call->storage) {
     case Storage::kFloat32:
       WITH_PACKS(float, output, forward, output);
