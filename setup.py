@@ -44,7 +44,7 @@ CUDA_SOURCES = (
     "masks.cu",
 )
 CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks", "pictures")
-CUDA_ARCHS = "75 80 86 89 90"
+CUDA_ARCHS = "75 80 86 89 90 100 120"
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
 CUDA_FLAGS = "-std=c++17 -O3 --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
 # csrc/cpu/NAME.cpp is compiled once per instruction set, chosen at run time; further flags of each

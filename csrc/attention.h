@@ -18,7 +18,7 @@ struct Attention {
 
 struct Gradients {
   const void* upstream;  // (B, Q, M, D) of the storage type
-  void* value;           // (B, S, M, D): of the storage type on the CPU, A and zeroed on CUDA
+  void* value;           // (B, S, M, D): of the storage type on the CPU, A on CUDA
   void *points, *weights, *boxes;
 };
 

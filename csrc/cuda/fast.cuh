@@ -1,7 +1,8 @@
 // Shared parts of the fast CUDA kernels of multi-scale deformable attention. They take 16 or 32 channels of float32, float16 or
 // bfloat16 and 32-bit indices; the host sends every other call to the general kernels.
 //
-// A group of lanes, next to each other in a warp, works on one slot, that is one (batch, query, head). Each lane finds the place of
+// A group of lanes, next to each other in a warp, works on one slot, that is one (batch, query, head). Each lane finds the
+// place of
 // one sample, with its share of the softmax; the group then walks its samples and shares each place by shuffles. All lanes of a
 // warp take part in every shuffle, also those that have nothing to do.
 #pragma once
@@ -94,7 +95,8 @@ __device__ __forceinline__ void atomic_add4(float* to, float4 x) {
 #endif
 }
 
-// Where a sample lies: its north-west pixel, which of the columns left and right and of the rows above and below it are inside the
+// Where a sample lies: its north-west pixel, which of the columns left and right and of the rows above and below it are
+// inside the
 // map, and how far it is from the left column and the upper row. Without a contribution, `code` is negative.
 struct Place {
   int code;  // pixel << 4 | below << 3 | above << 2 | right << 1 | left; of an axis with one pixel inside, `pixel` is that one

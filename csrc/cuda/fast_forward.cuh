@@ -4,8 +4,10 @@
 //     lane j of a slot                  place and weights of sample j (then j + W, ...), by shuffles to all W lanes
 //     lane j of a slot                  channels 4 j to 4 j + 3 of the four pixels of each sample: 16-byte loads
 //
-// Staged: a block first copies the maps of `group` heads to shared memory, (pixels, group, D), and then serves the queries of its
-// chunk. Eight lanes read 128 bytes at a time: their heads are neighbours in a row of at least 128 bytes, so no two lanes need the
+// Staged: a block first copies the maps of `group` heads to shared memory, (pixels, group, D), and then serves the queries
+// of its
+// chunk. Eight lanes read 128 bytes at a time: their heads are neighbours in a row of at least 128 bytes, so no two lanes
+// need the
 // same bank. A block is (b, chunk, heads), heads fastest: the blocks that share sectors of points and weights run together.
 //
 //   blockIdx.x = (b * chunks + chunk) * (heads / group) + heads' number

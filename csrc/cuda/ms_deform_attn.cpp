@@ -24,7 +24,7 @@ Tensor forward(const Inputs& inputs) {
 GradientTensors backward(const Inputs& inputs, const Tensor& grad_output, bool deterministic) {
   const DeviceGuard guard(inputs.value.get_device_index());
   const ScalarType type = inputs.value.scalar_type();
-  GradientTensors grads(inputs, grad_output, accumulate_type(type), true);
+  GradientTensors grads(inputs, grad_output, accumulate_type(type), false);
   void* stream = current_stream(inputs.value.get_device_index());
   const int error = rfdetr_backward_launch(&inputs.call, &grads.to, deterministic, stream);
   STD_TORCH_CHECK(error == 0, "gradient of ms_deform_attn on CUDA: ", rfdetr_cuda_error(error));

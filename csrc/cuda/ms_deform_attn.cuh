@@ -8,7 +8,7 @@
 // output (B, Q, M * D) in the storage type.
 extern "C" int rfdetr_forward_launch(const rfdetr::Attention* call, void* output, void* stream);
 
-// Adds to the gradient of value and overwrites the other gradients. `deterministic` gives the same bits every time and is much
+// Overwrites all gradients. `deterministic` gives the same bits every time and is much
 // slower.
 extern "C" int rfdetr_backward_launch(const rfdetr::Attention* call, const rfdetr::Gradients* to, int deterministic,
                                       void* stream);

@@ -31,7 +31,7 @@
 //
 //     pixel    0    1    2   ...  15   16   17 ...
 //     group    0    1    2   ...  15    0    1 ...        (kOwners = 16)
-#include "device.cuh"
+#include "fast_backward.cuh"
 
 namespace rfdetr {
 namespace {
@@ -182,29 +182,18 @@ __global__ void __launch_bounds__(kThreads) phased_kernel(Attention call, Gradie
   }
 }
 
-// Bytes of shared memory that a block may use, and number of multiprocessors, of the current device.
-cudaError_t device_limits(int* bytes, int* processors) {
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (!error) error = cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (!error) error = cudaDeviceGetAttribute(processors, cudaDevAttrMultiProcessorCount, device);
-  return error;
-}
-template <class Phases>
-cudaError_t allow_shared(int64_t bytes) {
-  return cudaFuncSetAttribute(phased_kernel<Phases>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-}
-
 template <class T>
 int backward_value(const Attention& call, const Gradients& to, bool deterministic, void* stream) {
   using A = typename AccumulateType<T>::type;
   const Problem& problem = call.problem;
-  int bytes = 0, processors = 1;
-  if (const cudaError_t error = device_limits(&bytes, &processors)) return int(error);
+  Limits limits{};
+  if (const cudaError_t error = limits.read()) return int(error);
+  const int64_t bytes = limits.bytes, processors = limits.processors;
   int slice = 1;  // channels of a block: the largest power of two that divides them, up to a thread each of kOwners
   while (slice < kThreads / kOwners && problem.channels % (2 * slice) == 0) slice *= 2;
   if (deterministic) {
     const int64_t blocks = problem.batch * problem.heads * (problem.channels / slice);
+    if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);
     LAUNCH((value_kernel<T, true>), int(blocks), slice * kOwners, 0, stream, call, to, slice, problem.queries);
     return int(cudaGetLastError());
   }
@@ -213,13 +202,13 @@ int backward_value(const Attention& call, const Gradients& to, bool deterministi
   const bool fits = problem.pixels * shared * int64_t(sizeof(A)) <= bytes && (shared >= 4 || shared == slice);
   if (fits) slice = shared;
   const int64_t tasks = problem.batch * problem.heads * (problem.channels / slice);
-  const int64_t most = ceil_div(problem.queries, 64), wanted = ceil_div(2 * int64_t(processors), tasks);
+  const int64_t most = ceil_div(problem.queries, 64), wanted = ceil_div(2 * processors, tasks);
   const int64_t chunk = ceil_div(problem.queries, wanted < most ? wanted : most);
   const int64_t blocks = tasks * ceil_div(problem.queries, chunk);
   if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);
   if (fits) {
     const int64_t size = problem.pixels * slice * int64_t(sizeof(A));
-    if (const cudaError_t error = allow_shared<SharedSum<T>>(size)) return int(error);
+    if (const cudaError_t error = allow_shared<phased_kernel<SharedSum<T>>>(limits, size)) return int(error);
     LAUNCH(phased_kernel<SharedSum<T>>, int(blocks), kThreads, int(size), stream, call, to, slice, chunk);
   } else {
     LAUNCH((value_kernel<T, false>), int(blocks), kThreads, 0, stream, call, to, slice, chunk);
@@ -230,12 +219,26 @@ int backward_value(const Attention& call, const Gradients& to, bool deterministi
 template <class T, int V>
 int backward(const Attention& call, const Gradients& to, bool deterministic, void* stream) {
   const Problem& problem = call.problem;
+  using A = typename AccumulateType<T>::type;
   const int64_t queries = problem.batch * problem.queries, slots = queries * problem.heads;
+  const int64_t numbers = problem.batch * problem.pixels * problem.heads * problem.channels;
+  if (const cudaError_t error = fill_zero(to.value, numbers * int64_t(sizeof(A)), stream)) return int(error);
   if (slots * problem.channels * problem.points == 0) return 0;
   LAUNCH((samples_kernel<T, V>), blocks_for(slots), kThreads, 0, stream, call, to);
-  if (call.boxes) LAUNCH((boxes_kernel<typename AccumulateType<T>::type>), blocks_for(queries), kThreads, 0, stream, call, to);
+  if (call.boxes) LAUNCH((boxes_kernel<A>), blocks_for(queries), kThreads, 0, stream, call, to);
   if (const cudaError_t error = cudaGetLastError()) return int(error);
   return backward_value<T>(call, to, deterministic, stream);
+}
+
+template <class T>
+int fast_backward(const Attention& call, const Gradients& to, void* stream) {
+  return call.problem.channels == 32 ? fast_backward<T, 32>(call, to, stream) : fast_backward<T, 16>(call, to, stream);
+}
+
+bool aligned(const Gradients& to) {
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(to.value) | reinterpret_cast<uintptr_t>(to.points) |
+                         reinterpret_cast<uintptr_t>(to.weights) | reinterpret_cast<uintptr_t>(to.boxes);
+  return bits % 16 == 0;
 }
 
 }  // namespace
@@ -244,6 +247,13 @@ int backward(const Attention& call, const Gradients& to, bool deterministic, voi
 using namespace rfdetr;
 
 extern "C" int rfdetr_backward_launch(const Attention* call, const Gradients* to, int deterministic, void* stream) {
+  const Problem& problem = call->problem;
+  const bool some = problem.batch * problem.queries * problem.heads * problem.points != 0;
+  if (!deterministic && some && is_fast(*call, to->upstream) && aligned(*to)) {
+    if (call->storage == Storage::kFloat32) return fast_backward<float>(*call, *to, stream);
+    if (call->storage == Storage::kFloat16) return fast_backward<__half>(*call, *to, stream);
+    return fast_backward<__nv_bfloat16>(*call, *to, stream);
+  }
   switch (call->storage) {
     case Storage::kFloat32:
       WITH_PACKS(float, to->upstream, backward, *to, deterministic != 0);
