@@ -15,7 +15,15 @@ from rfdetr_repro.records.sensitivity import comparable_searches
 from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS, KNOBS, Arch
 from rfdetr_repro.spec.errors import InputError
 
-from .layout import PointLabel, foot_height_in, foot_line, heading, label_points, pushed_apart
+from .layout import (
+    PointLabel,
+    foot_height_in,
+    foot_line,
+    heading,
+    label_points,
+    pushed_apart,
+    thinned,
+)
 from .style import BLUE, GREEN, PALETTE, drawable, end_label, ink
 from .values import ap_percent, arch_of, data_words, mode_of, ms_of
 
@@ -127,7 +135,7 @@ def _knob_row(
             linewidth=0,
         )
         axes.plot(positions, means, color=color, marker="o", markersize=3.2)
-        ticks = _thinned(len(groups))
+        ticks = thinned(len(groups), _MOST_TICKS)
         names = list(map(str, groups))
         axes.set_xticks(ticks, [names[tick] for tick in ticks])
         axes.set_xlim(-0.3, len(groups) - 0.7)
@@ -187,7 +195,7 @@ def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
         axes.plot(x, y, color=color, marker="o", markersize=3.2)
         named = [f"{arch_of(record).queries}" for record in line]
         named[-1] += f", {depth} layer{'' if depth == 1 else 's'}"
-        kept = set(_thinned(len(line), _MOST_NAMED))
+        kept = set(thinned(len(line), _MOST_NAMED))
         labels += [
             PointLabel(x[place], y[place], name, ink(color))
             for place, name in enumerate(named)
@@ -245,7 +253,7 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
             by_queries.setdefault(arch_of(record).queries, []).append(record)
         ends = []
         every = sorted(by_queries.items())
-        lines = [every[place] for place in _thinned(len(every), _MOST_LINES)]
+        lines = [every[place] for place in thinned(len(every), _MOST_LINES)]
         for color, (queries, group) in zip(PALETTE, lines, strict=False):
             archs = [arch_of(record) for record in group]
             by_depth = _by_knob(archs, [value(record) for record in group], "decoder_layers")
@@ -254,7 +262,7 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
             ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
         _spread_labels(axes, ends)
         depths = sorted({arch_of(record).decoder_layers for record in search})
-        axes.set_xticks([depths[place] for place in _thinned(len(depths), 9)])
+        axes.set_xticks([depths[place] for place in thinned(len(depths), 9)])
         axes.set_xlabel("decoder layers run")
         axes.set_ylabel(label)
     return left
@@ -269,14 +277,6 @@ def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
     for (value, x, text, color), place in zip(ends, places, strict=True):
         offset_pt = (place - value) / (high - low) * height_pt
         end_label(axes, (x, value), text, color, (6, offset_pt))
-
-
-def _thinned(count: int, most: int = _MOST_TICKS) -> list[int]:
-    """At most ``most`` of the places 0..count - 1, evenly, with both ends."""
-    if count <= most:
-        return list(range(count))
-    step = (count - 1) / (most - 1)
-    return sorted({round(number * step) for number in range(most)})
 
 
 def _by_knob(archs: Sequence[Arch], values: Sequence[float], knob: str) -> dict[int, list[float]]:

@@ -236,3 +236,11 @@ def pushed_apart(values: Sequence[float], gap: float, low: float, high: float) -
         places[position] = min(places[position], ceiling)
         ceiling = places[position] - gap
     return [places[order.index(index)] for index in range(len(values))]
+
+
+def thinned(count: int, most: int) -> list[int]:
+    """At most ``most`` (at least 2) of the places 0..count - 1, evenly, with both ends."""
+    if count <= most:
+        return list(range(count))
+    step = (count - 1) / (most - 1)
+    return sorted({round(number * step) for number in range(most)})

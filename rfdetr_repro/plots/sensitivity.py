@@ -5,6 +5,7 @@ camera-ready's Figure 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
@@ -15,17 +16,18 @@ from rfdetr_repro.records.sensitivity import Change, Step, comparable_searches, 
 from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS
 from rfdetr_repro.spec.errors import InputError
 
-from .layout import foot_height_in, foot_line, heading
+from .layout import foot_height_in, foot_line, heading, thinned
 from .style import BLUE, GREEN, GREY, LIGHT, drawable
 from .values import data_words
 
 _HEAD_IN = 0.66
 _LABELS_IN = 0.3  # of the tick labels
 _ROW_IN = 0.2
+_MOST_STEPS = 36  # with the gaps between the knobs the rows then fit a page
 
 
 def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
-    """The largest comparable search, its steps, and how many further searches there are."""
+    """The largest comparable search, all its steps, and how many further searches there are."""
     groups = [
         (group, steps) for group in comparable_searches(records) if (steps := sensitivity(group))
     ]
@@ -40,19 +42,22 @@ def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
 def sensitivity_height_in(records: Sequence[Record]) -> float:
     """Height in inches of the rows; raises :class:`InputError` if there is nothing to draw."""
     group, steps, others = _shown(records)
-    foot = foot_height_in(_explained(group, others))
-    return _HEAD_IN + _LABELS_IN + foot + _ROW_IN * len(_rows(steps))
+    drawn = _thinned(steps)
+    foot = foot_height_in(_explained(group, others, len(drawn), len(steps)))
+    return _HEAD_IN + _LABELS_IN + foot + _ROW_IN * len(_rows(drawn))
 
 
 def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     """Draws the mean change of AP (left) and of modelled latency (right) by one step of one knob,
     with 95 % intervals over backbones.
 
-    The largest of several comparable searches is drawn, and the footer mentions the others.
+    The largest of several comparable searches is drawn, and the footer mentions the others. Of a
+    knob with very many values some steps are drawn, evenly, and the footer says how many.
     """
-    group, steps, others = _shown(records)
+    group, every, others = _shown(records)
+    steps = _thinned(every)
     rows = _rows(steps)
-    text = _explained(group, others)
+    text = _explained(group, others, len(steps), len(every))
     foot = _LABELS_IN + foot_height_in(text)
     height = _HEAD_IN + foot + _ROW_IN * len(rows)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -70,12 +75,25 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     foot_line(figure, text)
 
 
-def _explained(group: Sequence[Record], others: int) -> str:
+def _thinned(steps: Sequence[Step]) -> list[Step]:
+    """The steps where they fit a page; else as many of each knob as every knob can have, evenly
+    and with both ends.
+    """
+    knobs = [list(run) for _, run in groupby(steps, key=lambda step: step.knob)]
+    most = max(map(len, knobs))
+    while most > 2 and sum(min(len(run), most) for run in knobs) > _MOST_STEPS:
+        most -= 1
+    return [run[place] for run in knobs for place in thinned(len(run), most)]
+
+
+def _explained(group: Sequence[Record], others: int, drawn: int, every: int) -> str:
     """What the bars are and what is not drawn."""
     text = (
         f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; "
         f"{drawable(backend(group[0]))}."
     )
+    if drawn < every:
+        text += f" {drawn} of {every} steps are drawn."
     if others:
         left_out = "One other search" if others == 1 else f"{others} other searches"
         text += f" {left_out} in these Records: not drawn."

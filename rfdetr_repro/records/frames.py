@@ -84,8 +84,10 @@ def flat(record: Record) -> dict[str, Any]:
 def _collect(row: dict[str, Any], part: Any, prefix: str) -> None:
     """Adds path -> value of all fields of a dataclass, and of its parts."""
     for field, value in vars(part).items():
+        if value is None:  # most fields of most Records
+            continue
         name = prefix + field
-        if value is None or name in _LEFT_OUT:
+        if name in _LEFT_OUT:
             continue
         if isinstance(value, (str, int, float)):
             row[name] = value

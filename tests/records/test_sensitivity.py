@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from samples_run import SPACE, run_records, search_record
 
 from rfdetr_repro.plots.sensitivity import draw_sensitivity, sensitivity_height_in
-from rfdetr_repro.plots.style import style
+from rfdetr_repro.plots.style import drawn, style
 from rfdetr_repro.records.record import NEVER_TRAINED, Accuracy, Latency, Record
 from rfdetr_repro.records.sensitivity import (
     Change,
@@ -144,3 +144,20 @@ def test_the_figure_shows_the_numbers_of_the_table() -> None:
     assert "synthetic data: not COCO AP" in text and "162 configurations" in text
     with pytest.raises(InputError, match="no pair of search Records"):
         sensitivity_height_in([])
+
+
+def test_the_figure_of_very_many_steps_fits_a_page_and_says_how_many_it_shows() -> None:
+    many = [
+        record(f"r{side}-p16-w1-d{layers}-q10", 0.2, 2.0 + layers)
+        for side in range(64, 64 + 16 * 80, 16)
+        for layers in (1, 2, 3)
+    ]
+    height = sensitivity_height_in(many)
+    figure = drawn(lambda holder: draw_sensitivity(holder, many), height)
+    assert height < 10.0
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == 36
+    # both ends of the long axis, and all of the short one
+    assert labels[0] == "resolution 64 → 80 px" and labels[33] == "resolution 1312 → 1328 px"
+    assert labels[34:] == ["decoder layers 1 → 2", "decoder layers 2 → 3"]
+    assert "36 of 81 steps are drawn" in " ".join(text.get_text() for text in figure.texts)

@@ -96,19 +96,18 @@ def _columns(records: Sequence[Record]) -> dict[str, Any]:
 
 def _encoded(values: list[Any]) -> Any:
     first = values[0]
-    if first is not None and all(value == first for value in values):
+    if first is not None and values.count(first) == len(values):
         return {"same": first}
-    present = [place for place, value in enumerate(values) if value is not None]
-    if len(present) < _FEW * len(values):
+    if len(values) - values.count(None) < _FEW * len(values):
+        present = [place for place, value in enumerate(values) if value is not None]
         return {"at": present, "values": [values[place] for place in present]}
-    if not all(isinstance(values[place], str) for place in present):
+    if not {str, type(None)}.issuperset(map(type, values)):
         return values
-    distinct = dict.fromkeys(values[place] for place in present)
-    words = {word: code for code, word in enumerate(distinct)}
-    return {
-        "words": list(words),
-        "codes": [-1 if value is None else words[value] for value in values],
-    }
+    distinct = dict.fromkeys(values)
+    distinct.pop(None, None)
+    codes: dict[str | None, int] = {word: code for code, word in enumerate(distinct)}
+    codes[None] = -1
+    return {"words": list(distinct), "codes": [codes[value] for value in values]}
 
 
 def _shown(record: Record) -> dict[str, Any]:
