@@ -361,6 +361,7 @@ struct SortedBlock {
         for (int k = 0; k < 4; ++k) dots.corner[k] = dot4(sample.up, here[k]);
         const Slopes slopes = slopes_of(dots, code, blend, size);
         const float result = spread_sums(slopes.sampled, slopes.x * sample.amount, slopes.y * sample.amount, lane);
+        __syncwarp();  // every lane has read the sample's place before three of them overwrite it
         if (i < length && lane < 3) (lane == 0 ? memory.amount : lane == 1 ? memory.dx : memory.dy)[sample.index] = result;
       }
 #pragma unroll

@@ -109,6 +109,12 @@ int cudaFuncSetAttribute(const void* kernel, int which, int value) {
   if (which == 8 && !error) allowed[kernel] = value;
   return returned(error);
 }
+int cudaMemsetAsync(void*, int value, size_t bytes, void* stream) {
+  note("memset value=" + std::to_string(value) + " bytes=" + std::to_string(bytes) +
+       " stream=" + std::to_string(reinterpret_cast<uintptr_t>(stream)) + " device=" + std::to_string(device));
+  const int error = stream && stream != stream_of(device) ? kInvalidHandle : wanted_error("cudaMemsetAsync");
+  return returned(error);
+}
 int cudaGetLastError() {
   const int error = last_error;
   last_error = 0;

@@ -26,6 +26,8 @@ enum cudaDeviceAttr {
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 }
 
+using cudaStream_t = struct HostStream*;
+
 struct Dim3 {
   unsigned x = 1, y = 1, z = 1;
 };

@@ -8,6 +8,7 @@ extern "C" {
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device);
 cudaError_t cudaGetLastError();
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 const char* cudaGetErrorString(cudaError_t error);
 void fake_name(const void* kernel, const char* name);
 int cudaFuncSetAttribute(const void* kernel, int which, int value);

@@ -22,6 +22,7 @@ double uniform(double low, double high) { return std::uniform_real_distribution<
 
 struct Shape {
   const char* name;
+  const char* path;  // of RFDETR_CUDA_PATH, which the launchers read; empty: as they choose
   Storage storage;
   bool fused;
   int heads, channels, queries, points;
@@ -84,6 +85,7 @@ bool near(const char* shape, const char* what, Array& found, const std::vector<d
 
 bool attention(const Shape& shape) {
   setenv("RFDETR_TEST_SHARED", std::to_string(shape.shared).c_str(), 1);
+  setenv("RFDETR_CUDA_PATH", shape.path, 1);
   setenv("RFDETR_TEST_PROCESSORS", std::to_string(shape.processors).c_str(), 1);
   Attention call{};
   Problem& p = call.problem;
@@ -206,21 +208,31 @@ bool masks(const MaskShape& shape) {
 }
 
 const std::vector<Level> kOne{{6, 7, 0}}, kTwo{{5, 6, 0}, {3, 2, 0}}, kThree{{6, 5, 0}, {3, 3, 0}, {2, 2, 0}};
-const int kLots = 101376, kSome = 1200, kNone = 16;
+const int kLots = 101376, kTiles = 5000, kSome = 1200, kNone = 16;
 
 const std::vector<Shape> kShapes{
-    {"two points", Storage::kFloat32, false, 2, 16, 70, 2, kOne, kLots, 0, 8, 0},
-    {"fused two points", Storage::kFloat32, true, 2, 16, 70, 2, kOne, kLots, 0, 8, 0},
-    {"fused three levels", Storage::kFloat32, true, 2, 16, 70, 4, kThree, kLots, 0, 8, 0},
-    {"32 channels", Storage::kFloat32, true, 1, 32, 70, 2, kOne, kLots, 0, 8, 0},
-    {"slices", Storage::kFloat32, true, 1, 16, 70, 2, kOne, kSome, 0, 8, 0},
-    {"no shared memory", Storage::kFloat32, true, 1, 16, 70, 2, kOne, kNone, 0, 8, 0},
-    {"deterministic", Storage::kFloat32, true, 2, 16, 70, 2, kOne, kLots, 1, 8, 0},
-    {"any shape", Storage::kFloat32, false, 1, 3, 66, 3, kTwo, kLots, 0, 8, 0},
-    {"not aligned", Storage::kFloat32, false, 1, 16, 66, 2, kOne, kLots, 0, 8, 4},
-    {"double", Storage::kFloat64, true, 1, 16, 66, 2, kOne, kLots, 0, 8, 0},
-    {"bfloat16", Storage::kBFloat16, true, 2, 16, 66, 2, kOne, kLots, 0, 8, 0},
-    {"bfloat16 deterministic", Storage::kBFloat16, true, 1, 16, 66, 4, kThree, kLots, 1, 8, 0},
+    {"direct", "direct", Storage::kFloat32, false, 2, 16, 70, 2, kOne, kLots, 0, 8, 0},
+    {"direct fused", "direct", Storage::kFloat32, true, 8, 16, 21, 2, kOne, kLots, 0, 8, 0},
+    {"direct fused three levels", "direct", Storage::kFloat32, true, 3, 32, 30, 4, kThree, kLots, 0, 8, 0},
+    {"direct bfloat16", "direct", Storage::kBFloat16, true, 2, 16, 33, 2, kOne, kLots, 0, 8, 0},
+    {"staged", "staged", Storage::kFloat32, false, 2, 16, 40, 2, kOne, kLots, 0, 2, 0},
+    {"staged fused three levels", "staged", Storage::kFloat32, true, 2, 32, 40, 4, kThree, kLots, 0, 1, 0},
+    {"staged bfloat16", "staged", Storage::kBFloat16, true, 2, 16, 40, 2, kOne, kLots, 0, 2, 0},
+    {"sorted", "sorted", Storage::kFloat32, false, 1, 16, 150, 2, kOne, kLots, 0, 1, 0},
+    {"sorted fused", "sorted", Storage::kFloat32, true, 2, 16, 150, 2, kOne, kLots, 0, 2, 0},
+    {"sorted fused three levels", "sorted", Storage::kFloat32, true, 1, 32, 60, 4, kThree, kLots, 0, 1, 0},
+    {"sorted tiles", "sorted", Storage::kFloat32, true, 1, 16, 150, 2, kOne, kTiles, 0, 1, 0},
+    {"sorted chunks", "sorted", Storage::kFloat32, true, 1, 16, 150, 2, kOne, kTiles, 0, 3, 0},
+    {"sorted bfloat16", "sorted", Storage::kBFloat16, true, 1, 16, 150, 2, kOne, kLots, 0, 1, 0},
+    {"general", "general", Storage::kFloat32, false, 2, 16, 70, 2, kOne, kLots, 0, 8, 0},
+    {"general fused", "general", Storage::kFloat32, true, 2, 16, 70, 4, kThree, kLots, 0, 8, 0},
+    {"slices", "general", Storage::kFloat32, true, 1, 16, 70, 2, kOne, kSome, 0, 8, 0},
+    {"no shared memory", "general", Storage::kFloat32, true, 1, 16, 70, 2, kOne, kNone, 0, 8, 0},
+    {"deterministic", "", Storage::kFloat32, true, 2, 16, 70, 2, kOne, kLots, 1, 8, 0},
+    {"any shape", "", Storage::kFloat32, false, 1, 3, 66, 3, kTwo, kLots, 0, 8, 0},
+    {"not aligned", "", Storage::kFloat32, false, 1, 16, 66, 2, kOne, kLots, 0, 8, 4},
+    {"double", "", Storage::kFloat64, true, 1, 16, 66, 2, kOne, kLots, 0, 8, 0},
+    {"bfloat16 deterministic", "", Storage::kBFloat16, true, 1, 16, 66, 4, kThree, kLots, 1, 8, 0},
 };
 const std::vector<MaskShape> kMasks{
     {"masks", 2, 5, 6, 37, 61, 0, false},

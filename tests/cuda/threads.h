@@ -252,6 +252,10 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
   threads::allowed[reinterpret_cast<const void*>(kernel)] = bytes;
   return cudaSuccess;
 }
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  memset(to, value, bytes);
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() {
   const cudaError_t error = threads::last_error;
   threads::last_error = cudaSuccess;
