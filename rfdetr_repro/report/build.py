@@ -13,7 +13,9 @@ from pathlib import Path
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.side_by_side import side_by_side
 
+from .blocks import Document
 from .content import report
 from .html import write_html
 from .paper import paper_document
@@ -42,8 +44,7 @@ def build_report(
             "give the folder of a run, or a store that holds Records",
         )
     document = report(run)
-    write_html(document, target.with_suffix(".html"))
-    return write_pdf(document, target)
+    return _written(document, target)
 
 
 def build_paper(
@@ -63,8 +64,16 @@ def build_paper(
     found = read_stores([source] if source is not None else stored.default_records())
     run = Run(folder, found, Path(source) if source is not None else None)
     document = paper_document(run, pictures=run_dir is not None)
-    write_html(document, target.with_suffix(".html"))
-    return write_pdf(document, target)
+    return _written(document, target)
+
+
+def _written(document: Document, target: Path) -> Path:
+    """Writes the PDF ``target`` and the HTML page next to it, and returns the PDF's path."""
+    side_by_side(
+        lambda: write_pdf(document, target),
+        lambda: write_html(document, target.with_suffix(".html")),
+    )
+    return target
 
 
 def _pdf(path: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from samples_run import SPACE, protocol_record, run_records, search_record
 from rfdetr_repro.records import store as store_module
 from rfdetr_repro.records.record import Latency
 from rfdetr_repro.records.store import Store, read_stores
+from rfdetr_repro.spec import side_by_side
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
@@ -114,6 +116,39 @@ def test_a_corrupt_line_in_the_middle_names_file_and_line(store, line):
 def test_empty_lines_do_no_harm(store):
     store.path.write_bytes(b"\n" + store.path.read_bytes() + b"\n")
     assert store.read() == RECORDS
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_two_processes_read_a_long_store_as_one_does(store, monkeypatch, forks):
+    later = dataclasses.replace(RECORDS[0], latency=Latency(99.0, "modelled"))
+    assert later.id == RECORDS[0].id
+    store.append(later)
+    old = json.loads(RECORDS[3].to_json()) | {"seed": 7}
+    store.path.write_text(
+        store.path.read_text()
+        + json.dumps({k: v for k, v in old.items() if k not in ("id", "digest")})
+        + "\n"
+    )
+    alone = store.read()
+    monkeypatch.setattr(store_module, "_MANY_LINES", 2)
+    monkeypatch.setattr(side_by_side, "can_fork", lambda: forks and sys.platform == "linux")
+    together = store.read()
+    assert together == alone and together[0] == later
+    assert [record.id for record in together] == [record.id for record in alone]
+    assert [record.unverified for record in together] == [record.unverified for record in alone]
+    assert [record.to_json() for record in together] == [record.to_json() for record in alone]
+    lines = store.path.read_bytes().splitlines()
+    for place in (1, 4):  # of either half; the line of the file is named
+        broken = [
+            *lines[:place],
+            lines[place].replace(b"modelled", b"measured"),
+            *lines[place + 1 :],
+        ]
+        store.path.write_bytes(b"\n".join(broken) + b"\n")
+        with pytest.raises(InputError) as caught:
+            store.read()
+        assert f"{store.path}:{place + 1}" in str(caught.value)
+        assert "was altered" in str(caught.value)
 
 
 def test_a_byte_order_mark_that_an_editor_left_does_no_harm(store):
