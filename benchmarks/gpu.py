@@ -100,11 +100,11 @@ def plan(dry: bool, work: Path) -> list[Part]:
         measuring("environment", 10, dry, work),
         measuring("ceilings", 15, dry, work),
         Part("tests", (*marked, *operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"), 60),
-        measuring("latency", 80, dry, work),
-        measuring("operators", 60, dry, work),
-        measuring("training", 60, dry, work),
-        measuring("supernet", 90, dry, work),
-        measuring("search_passes", 45, dry, work),
+        measuring("latency", 110, dry, work),
+        measuring("operators", 50, dry, work),
+        measuring("training", 50, dry, work),
+        measuring("supernet", 95, dry, work),
+        measuring("search_passes", 35, dry, work),
     ]
     if not dry:
         parts.insert(0, Part("build", tuple(build), 120, needed=True))

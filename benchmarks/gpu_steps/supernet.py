@@ -30,6 +30,7 @@ from rfdetr_repro.train.trainer import Trainer
 
 STEPS = 400
 COMPARED = 10  # steps taken on the CPU too
+LOADER_THREADS = 4  # more of them contend with the training for the interpreter
 IMAGES = 3200
 MOST_SEEDS = 3  # as many as the step's time allows
 
@@ -50,7 +51,14 @@ def trained(
     )
     detector, _, _ = load_supernet(PICO_WEIGHTS)
     recipe = Recipe(PICO, train, PICO_SPACE)
-    trainer = Trainer(recipe, split, folder, detector.state_dict(), device=device)
+    trainer = Trainer(
+        recipe,
+        split,
+        folder,
+        detector.state_dict(),
+        device=device,
+        loader_threads=LOADER_THREADS,
+    )
     losses: list[dict[str, float]] = []
     ends: list[float] = []
 
