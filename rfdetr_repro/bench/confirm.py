@@ -443,6 +443,7 @@ class _Cells:
             rules,
             self.save,
             lambda rounds: report.rounds(name, rounds),
+            self.row.splits[0].load_image(0) if self.row.splits else None,
         )
         for key, sizes_hw in missing.items():
             new = [one for one in found if one.size_hw in sizes_hw]

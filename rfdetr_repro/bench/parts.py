@@ -12,9 +12,10 @@
 - *Decoding*, on request: a JPEG in memory becomes the frame.
 
 Reading from disk or from a camera, drawing, tracking and the waits of a protocol are in no part.
-Frames are synthetic and the same for every model. Neither preprocessing nor network depends on
-their content. The time of masks depends on the length of their outlines, which random weights make
-long; the time of decoding depends on the size of the JPEG, which the Record states.
+With data, every frame is the first picture of the first split, enlarged or reduced; without data,
+it is synthetic. Neither preprocessing nor network depends on the content. The time of masks depends
+on the length of their outlines, which random weights and synthetic frames make long. The JPEG is
+always synthetic; its size, on which the time of decoding depends, is stated in the Record.
 
 One frame at a time goes the whole way, as in use: every part is timed in every round, frame sizes
 take turns in a new random order per round, and there is no wait between rounds.
@@ -77,8 +78,8 @@ class Wanted(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A synthetic frame: ``pixels`` uint8 (H, W, 3) RGB, ``encoded`` the same as the bytes of a
-    JPEG, where decoding is measured.
+    """``pixels`` uint8 (H, W, 3) RGB; ``encoded``: the bytes of a JPEG of the same size, where
+    decoding is measured.
     """
 
     pixels: Array
@@ -124,6 +125,17 @@ def synthetic_frame(height: int, width: int, *, encoded: bool = False) -> Frame:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=JPEG_QUALITY)
     return Frame(pixels, content.getvalue())
+
+
+def frame_of(picture: Array | None, height: int, width: int, *, encoded: bool = False) -> Frame:
+    """:func:`synthetic_frame`, with the pixels of ``picture``, uint8 (H, W, 3) RGB, resized to
+    ``height`` x ``width`` px, where there is one.
+    """
+    made = synthetic_frame(height, width, encoded=encoded)
+    if picture is None:
+        return made
+    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+    return made._replace(pixels=np.asarray(resized))
 
 
 def found_in(session: Session, found: Detections, size_hw: tuple[int, int], threads: int) -> Found:
@@ -228,14 +240,16 @@ def measure_parts(
     protocol: Protocol,
     save: Callable[[Series], str],
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    picture: Array | None = None,
     clock: Clock | None = None,
 ) -> tuple[FrameTimes, ...]:
-    """The times of the parts of every wanted frame, in the order of the sizes.
+    """The times of the parts of every wanted frame, in the order of the sizes; every frame shows
+    ``picture``, uint8 (H, W, 3) RGB, or is synthetic.
 
     As many samples of each part are taken as ``protocol`` takes at least; ``save`` stores a series
     of raw samples and returns the hash that names them.
     """
-    frames = [synthetic_frame(*size, encoded=wanted.decoding) for size in wanted.sizes_hw]
+    frames = [frame_of(picture, *size, encoded=wanted.decoding) for size in wanted.sizes_hw]
     rounds = progress(range(protocol.min_samples))
     taken = sample_parts(
         session,

@@ -24,12 +24,13 @@ NOTES = (
     "the three medians; %: shares of it. Reading, drawing and waits are in no part.",
 )
 DECODING_NOTE = (
-    "JPEG: decoding of the frame from a JPEG in memory, which is not part of the whole. Synthetic "
-    "frames: the time grows with the size of the JPEG."
+    "JPEG: decoding of a synthetic JPEG of the frame's size in memory, which is not part of the "
+    "whole; the time grows with the size of the file."
 )
-RANDOM_NOTE = (
-    "random: the weights are random. Masks of random weights have long outlines, so their "
-    "post-processing takes longer than that of trained weights."
+SYNTHETIC_NOTE = (
+    "Where no data are named, frames are synthetic. Masks in them, and masks of random weights, "
+    "have long outlines, so their post-processing takes longer than in pictures of the kind that "
+    "a model was trained on."
 )
 
 
@@ -67,6 +68,7 @@ def _table(machine: str, rows: Sequence[tuple[Record, FrameTimes]]) -> Table:
         Column("runtime", "runtime", right=False, rank=3),
         Column("threads", "threads", rank=2),
         Column("frame", "frame", right=False),
+        Column("picture", "first picture of", right=False, rank=5),
     ]
     for name, label in PARTS.items():
         columns += [
@@ -87,8 +89,8 @@ def _table(machine: str, rows: Sequence[tuple[Record, FrameTimes]]) -> Table:
     table.notes = list(NOTES)
     if any(frame.decoding for _, frame in rows):
         table.notes.append(DECODING_NOTE)
-    if any(record.model.weights == "random" for record, _ in rows):
-        table.notes.append(RANDOM_NOTE)
+    if any(record.data is None and record.model.task == "segment" for record, _ in rows):
+        table.notes.append(SYNTHETIC_NOTE)
     return table.without_empty_columns()
 
 
@@ -101,6 +103,7 @@ def _cells(record: Record, frame: FrameTimes) -> dict[str, Cell]:
         "weights": Cell("random" if model.weights == "random" else ""),
         "runtime": Cell(f"{artifact.runtime} {artifact.precision}" if artifact else ""),
         "frame": Cell(f"{frame.height}x{frame.width}"),
+        "picture": Cell(f"{record.data.name} {record.data.split}" if record.data else ""),
         "whole_ms": Cell(_ms(frame.whole_ms), COMPUTED, frame.whole_ms),
     }
     if record.protocol is not None:

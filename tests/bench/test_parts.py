@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from samples_bench import COUNT, FakeSession, fake_artifact
+from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench import confirm as confirming
 from rfdetr_repro.bench import parts as module
@@ -23,10 +24,12 @@ from rfdetr_repro.bench.parts import (
     Frame,
     Wanted,
     found_in,
+    frame_of,
     measure_parts,
     sample_parts,
     synthetic_frame,
 )
+from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.export import trial
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.samples import Series, load_samples
@@ -198,6 +201,33 @@ def test_frames_are_the_same_everywhere_and_their_jpegs_are_of_their_size() -> N
     np.testing.assert_array_equal(one.pixels, synthetic_frame(31, 77).pixels)
     assert one.encoded is not None and module.decode(one.encoded).shape == (31, 77, 3)
     assert synthetic_frame(1, 1).size_hw == (1, 1)
+
+
+def test_a_frame_shows_the_picture_of_the_data_and_its_jpeg_does_not() -> None:
+    picture = np.full((9, 5, 3), (200, 100, 0), np.uint8)
+    made = frame_of(picture, 20, 30, encoded=True)
+    assert made.pixels.shape == (20, 30, 3) and (made.pixels == (200, 100, 0)).all()
+    assert made.encoded == synthetic_frame(20, 30, encoded=True).encoded
+    np.testing.assert_array_equal(frame_of(None, 20, 30).pixels, synthetic_frame(20, 30).pixels)
+
+
+def test_a_row_with_data_is_timed_on_its_first_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = read_split(write_folder(tmp_path / "data", random_document(0), "val"), "val")
+    seen: list[np.ndarray] = []
+    real = module.network_input
+    monkeypatch.setattr(
+        module,
+        "network_input",
+        lambda pictures, *rest: seen.extend(pictures) or real(pictures, *rest),
+    )
+    given = replace(row(tmp_path), splits=(split,))
+    first = split.load_image(0)
+    context = Context(parts=Wanted((first.shape[:2],)))
+    outcome = confirm_all({"m": given}, [PROTOCOL], Store(tmp_path / "s.jsonl"), context=context)
+    assert outcome.records["m"][0].latency.parts and len(seen) == WARM_UP + 32
+    np.testing.assert_array_equal(seen[0], first)
 
 
 # -- Records ---------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables import command
 from rfdetr_repro.tables.command import build_tables
 from rfdetr_repro.tables.format import render
-from rfdetr_repro.tables.parts import RANDOM_NOTE
+from rfdetr_repro.tables.parts import SYNTHETIC_NOTE
 
 SHA = "a" * 64
 VGA = FrameTimes(480, 640, PartTime(0.5, 0.45, 0.55), PartTime(9.0), PartTime(0.5))
@@ -93,7 +93,7 @@ def test_the_table_gives_each_part_and_its_share_of_the_whole() -> None:
     assert (large["postprocessing_share"], large["decoding_ms"]) == (10.0, 81.5)
     assert (large["jpeg_mb"], large["samples"]) == (1.69, 64)
     assert large["preprocessing_ci"] == "[7.90, 8.10]" and "network_ci" not in small
-    assert RANDOM_NOTE not in table.notes
+    assert SYNTHETIC_NOTE not in table.notes  # a model without masks
 
 
 def test_the_printed_table_says_what_it_measured() -> None:
@@ -107,7 +107,16 @@ def test_the_printed_table_says_what_it_measured() -> None:
     )
     (line,) = [each for each in lines if "480x640" in each]
     assert "0.500 [0.450, 0.550]" in line.replace("  ", " ")
-    assert "not part of the whole" in text and RANDOM_NOTE in text
+    assert "not part of the whole" in text
+
+
+def test_the_table_says_which_frames_are_synthetic() -> None:
+    masks = replace(record(VGA), model=ModelId("rfdetr", "RF-DETR-Seg", "segment", "N"))
+    (table,) = build_tables("parts", [masks])
+    assert SYNTHETIC_NOTE in table.notes and "picture" not in [one.key for one in table.columns]
+    on_data = replace(masks, data=DataId("cells", "val", "b" * 64, 40))
+    (table,) = build_tables("parts", [on_data])
+    assert SYNTHETIC_NOTE not in table.notes and table.rows[0]["picture"].text == "cells val"
 
 
 def test_records_of_one_row_share_a_line_and_machines_have_tables_of_their_own() -> None:
