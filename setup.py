@@ -74,6 +74,16 @@ def torch_root() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def pybind11_headers(torch: Path) -> Path:
+    """Folder of pybind11's headers, without importing it: those that the build requires; where a
+    build in place has only PyTorch, PyTorch's own copy.
+    """
+    spec = importlib.util.find_spec("pybind11")
+    if spec is None or not spec.submodule_search_locations:
+        return torch / "include"
+    return Path(spec.submodule_search_locations[0]) / "include"
+
+
 def find_nvcc() -> str | None:
     """Path of nvcc, or None for a CPU-only build."""
     wish = os.environ.get("RFDETR_CUDA", "")
@@ -179,10 +189,10 @@ def ninja_file(nvcc: str | None, archs: list[str], namespace: str = "", libs: st
     lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
     if namespace:
         return "\n".join([*lines, f"default {LIBRARY}", ""])
-    lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
+    lines += [
         f"rule module\n  command = $cxx {cxx_flags} -isystem '{sysconfig.get_path('include')}' "
-        f"-isystem '{torch / 'include'}' -MD -MF $out.d -shared -pthread $in -o $out\n  depfile = "
-        f"$out.d\n  deps = gcc\n  description = compile $in",
+        f"-isystem '{pybind11_headers(torch)}' -MD -MF $out.d -shared -pthread $in -o $out\n  "
+        f"depfile = $out.d\n  deps = gcc\n  description = compile $in",
         *(
             f"build _{name}{MODULE_SUFFIX}: module "
             f"{ninja_escape(ROOT / 'csrc' / 'python' / f'{name}.cpp')} "

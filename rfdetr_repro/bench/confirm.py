@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from rfdetr_repro.bench.gpu.load import work_before
+from rfdetr_repro.bench.gpu.load import this_gpu, work_before
 from rfdetr_repro.data.census import mask_lines
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.export.artifact import Artifact
@@ -528,4 +528,5 @@ def call_of(session: Session, protocol: Protocol, split: CocoSplit | None) -> Ca
     )
     timed = timed_call(session, protocol.scope, split, protocol.batch)
     sha256 = session.artifact_id.sha256
-    return Call(timed, sha256, gpu_ms, session.cuda_graph, work_before(protocol))
+    before = work_before(protocol, lambda: this_gpu(session.device_index))
+    return Call(timed, sha256, gpu_ms, session.cuda_graph, before)

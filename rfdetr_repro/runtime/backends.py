@@ -13,7 +13,7 @@ from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import BACKENDS, IN_TORCH, WITH_GRAPH
+from rfdetr_repro.spec.protocol import BACKENDS, IN_TORCH, OF_ENGINES, WITH_GRAPH
 from rfdetr_repro.spec.ranges import choose
 
 from .bfloat16 import BFLOAT16, RUNTIMES
@@ -22,8 +22,9 @@ from .session import OrtSession, Session
 log = logging.getLogger(__name__)
 
 
-def check_backend(backend: str) -> None:
+def check_backend(backend: str, device_api: str | None = None) -> None:
     """Raises :class:`InputError` unless the package and the device of ``backend`` are available.
+    ``device_api`` as in :func:`open_session`.
 
     Commands call this function before they start any work.
     """
@@ -34,9 +35,9 @@ def check_backend(backend: str) -> None:
         _class("runtime.openvino", "OpenVinoSession")
     elif backend == "torch-graph":
         _class("runtime.torch", "graph_device")()
-    elif backend in ("tensorrt", "tensorrt-rtx"):
+    elif backend in OF_ENGINES:
         _class("runtime.tensorrt", "TrtSession")
-        _class("export.tensorrt.cuda_device", "open_device")()
+        _class("export.tensorrt.cuda_device", "open_device")(_chosen(backend, device_api))
         _class("export.tensorrt.engine", "load_backend")(backend)
 
 
@@ -47,14 +48,17 @@ def open_session(
     threads: int = 2,
     cuda_graph: bool = False,
     build: int = 0,
+    device_api: str | None = None,
 ) -> Session:
     """A session that runs ``artifact`` on ``backend``, which is one of BACKENDS.
 
     ``threads``: number of threads of a CPU runtime, or of the host side of a GPU runtime, 1 to
     1024. ``cuda_graph``: capture a CUDA graph before returning (``torch-graph`` always does).
     ``build``: 0, 1, ...: number of the TensorRT engine, for several builds of one file; other
-    backends build nothing and open the same file again. Raises :class:`InputError` for an unknown
-    backend, a missing package or device, and a file in another format.
+    backends build nothing and open the same file again. ``device_api``: the library that gives an
+    engine its device, "torch" or "pycuda", with a device number after a colon where needed; None:
+    PyTorch where it sees a GPU, else pycuda. Raises :class:`InputError` for an unknown backend, a
+    missing package or device, and a file in another format.
     """
     choose(backend, BACKENDS, "backend")
     if not 1 <= threads <= 1024 or build < 0:
@@ -69,6 +73,7 @@ def open_session(
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave the CUDA graph out",
         )
     _check_precision(artifact, backend)
+    chosen = _chosen(backend, device_api)
     log.debug(
         f"{artifact.path} opens on {backend}: {threads} threads"
         + (", a captured CUDA graph" if cuda_graph else "")
@@ -89,8 +94,26 @@ def open_session(
     if artifact.manifest.format == "onnx":  # the engine is built first, next to the ONNX file
         from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine
 
-        artifact = build_engine(artifact, backend, artifact.path.parent, BuildOptions(build=build))
-    return session(artifact, backend, cuda_graph=cuda_graph, threads=threads)
+        artifact = build_engine(
+            artifact, backend, artifact.path.parent, BuildOptions(build=build), chosen=chosen
+        )
+    return session(artifact, backend, cuda_graph=cuda_graph, threads=threads, chosen=chosen)
+
+
+def _chosen(backend: str, device_api: str | None) -> Any:
+    """The device that ``device_api`` names; raises :class:`InputError` for a backend that has
+    another way to its device.
+    """
+    if backend not in OF_ENGINES:
+        if device_api is not None:
+            raise InputError(
+                f"the backend {backend} opens its device itself, not by {device_api}",
+                hint=f"leave the device API out, or choose {' or '.join(OF_ENGINES)}",
+            )
+        return None
+    if device_api is None:
+        return _class("export.tensorrt.cuda_device", "ANY")
+    return _class("export.tensorrt.cuda_device", "Chosen").parse(device_api)
 
 
 def _check_precision(artifact: Artifact, backend: str) -> None:

@@ -109,6 +109,13 @@ class Session(Protocol):
         """
         return None
 
+    @property
+    def device_index(self) -> int:
+        """The number of the GPU that runs the model, among those that CUDA shows; 0 also on a
+        CPU.
+        """
+        return 0
+
 
 class OrtSession(Session):
     """ONNX Runtime on the CPU with all graph optimisations and sequential execution."""

@@ -3,26 +3,46 @@ outputs stay on the GPU until they are asked for.
 
 The graph is captured once, before any timing, after one plain launch, in which TensorRT-RTX also
 compiles its kernels. A failed capture raises an error, so a row that is marked "graph" never ran
-with plain launches.
+with plain launches. Kernels that TensorRT-RTX has compiled are kept beside the engine, in
+``ENGINE.kernels``, so that the next session does not compile them again; the library itself checks
+that they are of this GPU, driver and version.
 """
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.contract import UNKNOWN, check_images, check_input, check_outputs
-from rfdetr_repro.export.tensorrt.cuda_device import Buffer, CapturedGraph, Device, open_device
-from rfdetr_repro.export.tensorrt.engine import AHEAD_OF_TIME, Messages, load_backend, make_logger
+from rfdetr_repro.export.tensorrt.cuda_device import (
+    ANY,
+    Buffer,
+    CapturedGraph,
+    Chosen,
+    Device,
+    open_device,
+)
+from rfdetr_repro.export.tensorrt.engine import (
+    AHEAD_OF_TIME,
+    ONE_CAPABILITY,
+    Messages,
+    load_backend,
+    make_logger,
+)
 from rfdetr_repro.records.record import ArtifactId
 from rfdetr_repro.spec.errors import InputError, StatedFailure
-from rfdetr_repro.spec.files import open_input, sha256_bytes
+from rfdetr_repro.spec.files import open_input, sha256_bytes, write_atomic
 from rfdetr_repro.spec.resize_rules import option_of
 
 from .session import Array, Detections, Session
+
+log = logging.getLogger(__name__)
 
 DTYPES: dict[str, Any] = {  # other types are refused
     "FLOAT": np.float32,
@@ -58,16 +78,16 @@ class TrtSession(Session):
         cuda_graph: bool,
         threads: int = 2,
         device: Device | None = None,
+        chosen: Chosen = ANY,
     ) -> None:
         """Loads the engine, binds its buffers and runs it once.
 
         ``cuda_graph``: capture a CUDA graph and replay it in ``launch``. ``threads`` is accepted,
-        like in every session, and ignored. ``device``: the GPU; by default CUDA's first visible
-        device.
+        like in every session, and ignored. ``device``: the GPU, else the one that is ``chosen``.
         """
         self.manifest = artifact.manifest
         trt = load_backend(backend)
-        self.device = device or open_device()
+        self.device = device or open_device(chosen)
         self._refuse_foreign(trt, artifact, backend)
         opened = self.manifest.open_batch  # the shapes of the engine itself are read below
         inputs = [
@@ -80,7 +100,10 @@ class TrtSession(Session):
         self._logger = make_logger(trt, self._messages)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._load(artifact)
-        self._context = self._engine.create_execution_context()
+        kept = artifact.path.with_name(f"{artifact.path.name}.kernels")
+        kernels = _Kernels(self._engine, kept) if backend == "tensorrt-rtx" else None
+        arguments = () if kernels is None else (kernels.config,)
+        self._context = self._engine.create_execution_context(*arguments)
         if self._context is None:
             raise StatedFailure(f"{backend} cannot run {artifact.path}: {self._messages.last()}")
         self._trt = trt
@@ -89,6 +112,8 @@ class TrtSession(Session):
         self._bound: dict[str, _Bound] = {}
         self._graph: CapturedGraph | None = None
         self._bind_all(self.manifest.images_per_run)
+        if kernels is not None:
+            kernels.keep()
         manifest = self.manifest
         graph = "on" if cuda_graph else "off"
         names = ["optimization_level", "tf32", "build", "version"]
@@ -99,6 +124,7 @@ class TrtSession(Session):
         named = [
             f"cuda_graph={graph}",
             *(f"{name}={value}" for name, value in options.items()),
+            "" if self.device.api == "torch" else f"device_api={self.device.api}",
             option_of(manifest.resize),
         ]
         settings = " ".join(filter(None, named))
@@ -124,10 +150,14 @@ class TrtSession(Session):
                 artifact.path,
                 hint,
             )
-        too_old = built_for == AHEAD_OF_TIME and self.device.gpu.capability < (8, 0)
-        if too_old or built_for not in (AHEAD_OF_TIME, str(self.device.gpu)):
+        gpu = self.device.gpu
+        major, minor = gpu.capability
+        runs = [str(gpu), f"{ONE_CAPABILITY}{major}.{minor}"]
+        if gpu.capability >= (8, 0):
+            runs.append(AHEAD_OF_TIME)
+        if built_for not in runs:
             raise InputError(
-                f"the engine was built for {built_for}, and this GPU is {self.device.gpu}",
+                f"the engine was built for {built_for}, and this GPU is {gpu}",
                 artifact.path,
                 hint,
             )
@@ -256,6 +286,22 @@ class TrtSession(Session):
         self._bound[self.manifest.inputs[0].name].buffer.upload()
         self.device.synchronize()
 
+    def close(self) -> None:
+        """Frees graph, execution context, engine and buffers, in this order, and closes the device;
+        the session cannot be used after that.
+        """
+        if (device := self.__dict__.pop("device", None)) is None:
+            return
+        if (graph := self.__dict__.pop("_graph", None)) is not None:
+            graph.close()
+        for name in ("_context", "_engine", "_runtime", "_input", "_bound"):
+            self.__dict__.pop(name, None)
+        device.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # a device that has failed; nothing can be told here
+            self.close()
+
     def enqueue(self) -> None:
         """Puts one run on the stream and returns at once."""
         if self._graph is None:
@@ -277,6 +323,11 @@ class TrtSession(Session):
         """Whether ``launch`` replays a captured CUDA graph."""
         return self._graph is not None
 
+    @property
+    def device_index(self) -> int:
+        """The number of the engine's GPU among those that CUDA shows."""
+        return self.device.index
+
     def outputs(self) -> Detections:
         """Copies the outputs of the last ``launch`` to new arrays in host memory."""
         found = [self._bound[name] for name in _OUTPUTS if name in self._bound]
@@ -284,3 +335,32 @@ class TrtSession(Session):
             bound.buffer.download()
         self.device.synchronize()
         return Detections.of([bound.array.copy() for bound in found])
+
+
+class _Kernels:
+    """The kernels that TensorRT-RTX compiles for an engine, kept in a file between sessions."""
+
+    def __init__(self, engine: Any, path: Path) -> None:
+        """``path``: the file, whose content is left out where it is of another GPU or version."""
+        self._path = path
+        self._content = path.read_bytes() if path.is_file() else b""
+        self.config = engine.create_runtime_config()
+        self._cache = self.config.create_runtime_cache()
+        fits = bool(self._content) and self._cache.deserialize(self._content)
+        if not fits:
+            self._content = b""
+        log.debug(f"{path}: {'kernels of an earlier session' if fits else 'no kernels that fit'}")
+        if not self.config.set_runtime_cache(self._cache):
+            raise StatedFailure("TensorRT-RTX does not take a cache for its kernels")
+
+    def keep(self) -> None:
+        """Writes the file if there are other kernels than in the file; a folder that cannot be
+        written to is told and ends nothing.
+        """
+        content = bytes(self._cache.serialize())
+        if content == self._content:
+            return
+        try:
+            write_atomic(self._path, content)
+        except (InputError, OSError) as error:
+            log.info(f"the kernels that TensorRT-RTX compiled are not kept: {error}")

@@ -150,6 +150,11 @@ class TorchSession(Session):
         """Whether ``launch`` replays a captured CUDA graph; None on the CPU."""
         return None if self._events is None else self._graph is not None
 
+    @property
+    def device_index(self) -> int:
+        """The number of the GPU among those that CUDA shows; 0 also on a CPU."""
+        return self._images.device.index or 0
+
     def outputs(self) -> Detections:
         """Copies the outputs to host memory."""
         if self._ranked is None:

@@ -23,6 +23,7 @@ BACKENDS = (
 WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")
 # run files of the format torch: eager, and as one CUDA graph
 IN_TORCH = ("torch", "torch-graph")
+OF_ENGINES = ("tensorrt", "tensorrt-rtx")  # run engines that are built from ONNX files
 # run ONNX files, or engines built from them
 OF_ONNX = tuple(name for name in BACKENDS if name not in IN_TORCH)
 

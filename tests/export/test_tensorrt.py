@@ -40,7 +40,7 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
     """The double in the place of the module, on an A10."""
     fake = FakeTrt()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "open_device", lambda: FakeDevice(A10))
+    monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(A10))
     return fake
 
 
@@ -88,7 +88,7 @@ def test_the_name_is_of_everything_that_matters(
     names.add(build_engine(tiny_artifact(tmp_path), "tensorrt", tmp_path).path.name)
     trt.__version__ = "10.13.0"
     names.add(build_engine(half, "tensorrt", tmp_path).path.name)
-    monkeypatch.setattr(module, "open_device", lambda: FakeDevice(T4))
+    monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(T4))
     names.add(build_engine(half, "tensorrt", tmp_path).path.name)
     assert len(names) == 7
 
@@ -157,7 +157,7 @@ def test_without_package_gpu_or_folder(
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(InputError, match="no CUDA device"):
         build_engine(half, "tensorrt", tmp_path)
-    monkeypatch.setattr(module, "open_device", lambda: FakeDevice(A10))
+    monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(A10))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         build_engine(half, "tensorrt", tmp_path / "file")
@@ -207,6 +207,47 @@ def test_the_command_builds_several(
         and "fp16 (layers of the engine: 1 Float, 2 Half, 1 Int64)" in told[0]
     )
     assert len(list(tmp_path.glob("*.engine"))) == 3
+
+
+@pytest.fixture
+def doubled_rtx(monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
+    """The double as TensorRT-RTX, on a machine without a GPU."""
+
+    def none(*_: object) -> None:
+        raise InputError("there is no CUDA device")
+
+    fake = FakeTrt("1.7.1")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "open_device", none)
+    return fake
+
+
+def chosen_capabilities(trt: FakeTrt) -> list[Any]:
+    return [entry for entry in trt.log if entry[0] in trt.ComputeCapability.__members__]
+
+
+def test_tensorrt_rtx_for_one_capability(
+    doubled_rtx: FakeTrt, half: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = build_engine(half, "tensorrt-rtx", tmp_path)
+    assert "8.0 or later" in wide.manifest.build["gpu"] and not chosen_capabilities(doubled_rtx)
+    asked = build_engine(half, "tensorrt-rtx", tmp_path, BuildOptions(capability="7.5"))
+    assert asked.manifest.build["gpu"] == "compute capability 7.5" and asked.path != wide.path
+    assert chosen_capabilities(doubled_rtx) == [("SM75", 0)]
+    monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(T4))
+    assert build_engine(half, "tensorrt-rtx", tmp_path).path == asked.path  # on a T4 by itself
+    monkeypatch.setattr(module, "open_device", lambda *_: FakeDevice(A10))
+    assert build_engine(half, "tensorrt-rtx", tmp_path).path == wide.path
+    with pytest.raises(InputError, match="not build for compute capability 9.0; choose one of 7.5"):
+        build_engine(half, "tensorrt-rtx", tmp_path, BuildOptions(capability="9.0"))
+    doubled_rtx.builds = False
+    with pytest.raises(StatedFailure, match="onnx for compute capability 12.0: no tactic"):
+        build_engine(half, "tensorrt-rtx", tmp_path, BuildOptions(capability="12.0"))
+
+
+def test_tensorrt_builds_for_its_own_gpu(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="for the GPU of this machine, not for .* 7.5"):
+        build_engine(half, "tensorrt", tmp_path, BuildOptions(capability="7.5"))
 
 
 def rtx() -> Any:
@@ -302,3 +343,26 @@ def test_an_engine_by_name(trt: FakeTrt, opened: Artifact, tmp_path: Path) -> No
     engine = build_engine(opened, "tensorrt", tmp_path, name="mine.engine")
     assert engine.path == tmp_path / "mine.engine"
     assert load_artifact(engine.path).manifest.format == "tensorrt"
+
+
+@pytest.mark.slow
+def test_tensorrt_rtx_builds_for_a_t4_in_float16_alone(half: Artifact, tmp_path: Path) -> None:
+    rtx()
+    options = BuildOptions(capability="7.5")
+    engine = build_engine(half, "tensorrt-rtx", tmp_path, options)
+    assert engine.manifest.build["gpu"] == "compute capability 7.5"
+    with pytest.raises(StatedFailure, match="for compute capability 7.5: .*FP32 GEMM"):
+        build_engine(tiny_artifact(tmp_path), "tensorrt-rtx", tmp_path, options)
+
+
+@pytest.mark.parity
+def test_nano_is_built_without_a_gpu(tmp_path: Path) -> None:
+    """Full width, random weights, float16."""
+    rtx()
+    from rfdetr_repro.bench.models import model_artifact
+    from rfdetr_repro.export.half import half_artifact
+
+    nano = half_artifact(model_artifact("rfdetr-nano", tmp_path), tmp_path / "nano-fp16.onnx")
+    told = build_engine(nano, "tensorrt-rtx", tmp_path).manifest
+    assert told.precision == "fp16" and told.size_bytes > 50e6
+    assert told.census["Half"] > 4 * told.census["Float"]

@@ -125,7 +125,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCudaRuntime(device))  # type: ignore[arg-type]
     for place in (build_module, runtime_module, cuda_device):
-        monkeypatch.setattr(place, "open_device", lambda: device)
+        monkeypatch.setattr(place, "open_device", lambda *_: device)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Setup:
         monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.runtime)  # type: ignore[arg-type]
         for place in (build_module, module):
-            monkeypatch.setattr(place, "open_device", lambda: self.device)
+            monkeypatch.setattr(place, "open_device", lambda *_: self.device)
         self.onnx, self.engine = onnx, build_engine(onnx, "tensorrt", folder)
 
     def open(self, *, cuda_graph: bool = False) -> TrtSession:
@@ -184,6 +184,35 @@ def test_engines_built_ahead_of_time_need_a_new_enough_gpu(
     setup.device.gpu = T4
     with pytest.raises(InputError, match="8.0 or later, and this GPU is Tesla T4 sm_75"):
         TrtSession(ahead, "tensorrt-rtx", cuda_graph=True)
+    turing = replace(ahead.manifest, build={**build, "gpu": "compute capability 7.5"})
+    assert TrtSession(replace(ahead, manifest=turing), "tensorrt-rtx", cuda_graph=True)
+    setup.device.gpu = A10
+    with pytest.raises(InputError, match="for compute capability 7.5, and this GPU is NVIDIA A10"):
+        TrtSession(replace(ahead, manifest=turing), "tensorrt-rtx", cuda_graph=True)
+
+
+def test_compiled_kernels_are_kept_and_foreign_ones_replaced(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", setup.trt)  # type: ignore[arg-type]
+    monkeypatch.setitem(build_module.VERSIONS, "tensorrt-rtx", ((10, 4), (12, 0)))
+    build = {**setup.engine.manifest.build, "gpu": AHEAD_OF_TIME}
+    manifest = replace(setup.engine.manifest, format="tensorrt-rtx", build=build)
+    engine = Artifact(setup.engine.path, manifest)
+    kept = engine.path.with_name(f"{engine.path.name}.kernels")
+
+    def tried() -> list[object]:
+        setup.trt.log.clear()
+        TrtSession(engine, "tensorrt-rtx", cuda_graph=False)
+        return [entry for entry in setup.trt.log if entry[0] == "kernels"]
+
+    assert tried() == [] and kept.read_bytes() == b"KERNELS compiled"
+    made = kept.stat().st_mtime_ns
+    assert tried() == [("kernels", True)] and kept.stat().st_mtime_ns == made
+    kept.write_bytes(b"of another GPU")
+    assert tried() == [("kernels", False)] and kept.read_bytes() == b"KERNELS compiled"
+    setup.open()
+    assert "context" in setup.trt.log  # TensorRT itself has no such file
 
 
 def test_corrupt_and_replaced_engines(setup: Setup) -> None:

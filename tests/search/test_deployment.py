@@ -175,7 +175,7 @@ def test_a_gpu_deployment_is_watched_from_before_the_first_engine(
         raise InputError("no CUDA driver on this machine")
 
     monkeypatch.setattr(gpu_device, "cuda_uuid", no_device)
-    monkeypatch.setattr(backends, "check_backend", lambda backend: None)
+    monkeypatch.setattr(backends, "check_backend", lambda *_: None)
     arguments = [
         "--run",
         str(run),

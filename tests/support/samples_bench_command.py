@@ -37,7 +37,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> None:
         return session
 
     monkeypatch.setattr(backends, "open_session", open_session)
-    monkeypatch.setattr(backends, "check_backend", lambda backend: None)
+    monkeypatch.setattr(backends, "check_backend", lambda *_: None)
     # whatever else is installed here
     monkeypatch.setattr(runtimes, "installed_on_cpu", lambda: ["onnxruntime"])
     monkeypatch.setattr(trial, "tried", lambda artifact: artifact)  # the files hold no models

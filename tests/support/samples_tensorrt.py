@@ -102,8 +102,27 @@ class FakeEngine:
     def get_tensor_location(self, name: str) -> str:
         return "device"
 
-    def create_execution_context(self) -> FakeContext:
+    def create_execution_context(self, config: Any = None) -> FakeContext:
+        self.trt.log.append("context" if config is None else "configured context")
         return FakeContext(self)
+
+    def create_runtime_config(self) -> Any:
+        """As TensorRT-RTX 1.7 documents it: a cache takes only what it wrote itself."""
+        trt = self.trt
+        held = SimpleNamespace(content=b"")
+
+        def deserialize(blob: bytes) -> bool:
+            fits = blob.startswith(b"KERNELS")
+            held.content = blob if fits else b""
+            trt.log.append(("kernels", fits))
+            return fits
+
+        cache = SimpleNamespace(
+            deserialize=deserialize, serialize=lambda: held.content or b"KERNELS compiled"
+        )
+        return SimpleNamespace(
+            create_runtime_cache=lambda: cache, set_runtime_cache=lambda given: given is cache
+        )
 
     def create_engine_inspector(self) -> Any:
         layers = [{"Outputs": [{"Format/Datatype": kind}]} for kind in self.trt.layers]
@@ -123,6 +142,7 @@ class FakeTrt:
     BuilderFlag = SimpleNamespace(TF32="tf32")
     LayerInformationFormat = SimpleNamespace(JSON="json")
     TensorLocation = SimpleNamespace(DEVICE="device")
+    ComputeCapability = Enum("ComputeCapability", "NONE CURRENT SM75 SM80 SM86 SM120")
 
     def __init__(self, version: str = "10.4.0", device: Any = None) -> None:
         self.__name__ = "tensorrt"
@@ -140,7 +160,7 @@ class FakeTrt:
 
     def Builder(self, logger: Any) -> Any:
         self.logger = logger
-        network = SimpleNamespace(content=b"")
+        network = SimpleNamespace(content=b"", num_layers=0)
         config = SimpleNamespace()
         config.set_memory_pool_limit = lambda pool, size: self.log.append((pool, size))
         config.set_flag = config.clear_flag = lambda flag: None
@@ -148,6 +168,7 @@ class FakeTrt:
         config.set_timing_cache = lambda cache, ignore_mismatch: True
         config.get_timing_cache = lambda: SimpleNamespace(serialize=lambda: b"timings")
         config.add_optimization_profile = self.log.append
+        config.set_compute_capability = lambda kind, at: self.log.append((kind.name, at))
         return SimpleNamespace(
             create_optimization_profile=lambda: SimpleNamespace(
                 set_shape=lambda name, *shapes: self.profiles.append((name, list(shapes)))
@@ -197,6 +218,8 @@ class FakeDevice:
     """
 
     stream = 77
+    api = "torch"
+    index = 0
 
     def __init__(self, gpu: Gpu = A10) -> None:
         self.gpu, self.waiting, self.captured = gpu, list[Callable[[], None]](), None
@@ -227,6 +250,9 @@ class FakeDevice:
         enqueue()
         self.synchronize()
         self.elapsed_ms = 1.5
+
+    def close(self) -> None:
+        self.log.append("close")
 
 
 class FakeCudaRuntime:
@@ -264,6 +290,10 @@ class FakeCudaRuntime:
     def cudaGraphDestroy(self, graph: Any) -> tuple[Any]:
         graph.clear()
         return (self._code("cudaGraphDestroy"),)
+
+    def cudaGraphExecDestroy(self, graph: Any) -> tuple[Any]:
+        graph.clear()
+        return (self._code("cudaGraphExecDestroy"),)
 
     def cudaGraphLaunch(self, graph: Any, stream: int) -> tuple[Any]:
         for work in graph:

@@ -29,6 +29,7 @@ from rfdetr_repro.spec.protocol import (
     AP_GATES,
     BACKENDS,
     MEASURED_PRECISIONS,
+    OF_ENGINES,
     REAL,
     WHOLE,
     WITH_GRAPH,
@@ -46,7 +47,7 @@ from .protocols import (
     QUICK_SAMPLES,
     modes_of,
 )
-from .runtimes import backends, first_backend, thread_counts
+from .runtimes import backends, device_api, first_backend, thread_counts
 
 Kind = TypeVar("Kind")
 FORMS = (
@@ -248,6 +249,14 @@ def parser() -> argparse.ArgumentParser:
         "--cuda-graph", choices=tuple(GRAPHS), nargs="?", const="on", default="off", help=_GRAPH
     )
     how.add_argument(
+        "--device-api",
+        type=device_api,
+        metavar="torch|pycuda[:NUMBER]",
+        help="library that gives a TensorRT engine its memory, stream and events, and the number "
+        "of the GPU among those that CUDA shows, such as pycuda:1 (default: torch where PyTorch "
+        "sees a GPU, else pycuda)",
+    )
+    how.add_argument(
         "--buffer-ms",
         type=number(*REAL["buffer_ms"]),
         default=Protocol.buffer_ms,
@@ -408,6 +417,11 @@ def check(args: argparse.Namespace) -> None:
     _check_extent(args)
     check_parts(args)
     precisions(args)
+    if args.device_api is not None and backend not in OF_ENGINES:
+        raise InputError(
+            f"--device-api is for TensorRT engines, and the backend {backend} runs none",
+            hint=f"leave --device-api out, or choose --backend {' or '.join(OF_ENGINES)}",
+        )
     if args.cuda_graph != "off":
         _check_graph(backend, args.backend)
 

@@ -261,6 +261,8 @@ def _opener(
 
             return ModuleSession(artifact, threads)
         options: dict[str, Any] = {"cuda_graph": True} if graph else {}
+        if args.device_api is not None:
+            options["device_api"] = args.device_api
         if build and uses_gpu(backend):
             options["build"] = build
         name = with_graph_setting(args, backend, graph)

@@ -22,7 +22,7 @@ from rfdetr_repro.spec.errors import StatedFailure
 
 from .arguments import FORMS, NORMALISE, check, parser
 from .protocols import protocols_of
-from .runtimes import ON_CPU, backends_of, first_backend
+from .runtimes import ON_CPU, backends_of, device_number, first_backend
 
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Context, Outcome, Row
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .rows import artifacts_of, read_data, rows_of, with_batches
 
     for backend in backends_of(args):
-        check_backend(backend)
+        check_backend(backend, args.device_api)
     if args.backend is None and args.campaign is None:
         _tell_runtimes(backends_of(args))
     splits = read_data(args)
@@ -220,5 +220,6 @@ def _watched(args: argparse.Namespace) -> Iterator[Watched | None]:
     if not uses_gpu(first_backend(args)):
         yield None
         return
-    with watching(force=args.force, lock=args.lock_clocks) as watched:
+    number = device_number(args)
+    with watching(force=args.force, lock=args.lock_clocks, index=number) as watched:
         yield watched

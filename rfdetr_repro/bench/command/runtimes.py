@@ -6,7 +6,9 @@ import argparse
 import importlib.util
 
 from rfdetr_repro.bench.machine import usable_cores
+from rfdetr_repro.export.tensorrt.cuda_device import Chosen
 from rfdetr_repro.spec.arguments import whole
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import BACKENDS, IN_TORCH, WHOLE
 
 ON_CPU = ("onnxruntime", "openvino")  # backends that run ONNX files on the CPU
@@ -29,6 +31,20 @@ def backends(text: str) -> list[str]:
             f"only {groups} can be measured in turns, because they run the same files"
         )
     return names
+
+
+def device_api(text: str) -> str:
+    """The type of --device-api: a library for CUDA devices, with a device number where needed."""
+    try:
+        Chosen.parse(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def device_number(args: argparse.Namespace) -> int:
+    """The number of the GPU that --device-api names, or the first."""
+    return int((args.device_api or "").partition(":")[2] or 0)
 
 
 def thread_counts(text: str) -> list[int]:

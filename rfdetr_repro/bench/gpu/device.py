@@ -1,8 +1,8 @@
 """The GPU that is about to be measured: its identity, other processes that use it, its clocks, and
 a watch on it.
 
-CUDA and NVML number devices differently, so the device is named by the UUID of CUDA's first visible
-device.
+CUDA and NVML number devices differently, so the device is named by its UUID, by default that of
+CUDA's first visible device.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from rfdetr_repro.bench.machine import machine_with_gpu
@@ -61,8 +62,8 @@ def _torch_takes_a_gpu() -> bool:
     return choose_device().type == "cuda"
 
 
-def cuda_uuid(library: Any = None) -> str:
-    """The UUID of CUDA's first visible device, ``GPU-...``, as NVML writes it; raises
+def cuda_uuid(library: Any = None, index: int = 0) -> str:
+    """The UUID of device ``index`` of those that CUDA shows, ``GPU-...``, as NVML writes it; raises
     :class:`InputError` without a driver or a device.
     """
     try:
@@ -75,7 +76,7 @@ def cuda_uuid(library: Any = None) -> str:
     raw = (ctypes.c_ubyte * 16)()
     calls: tuple[Callable[[], int], ...] = (
         lambda: cuda.cuInit(0),
-        lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: cuda.cuDeviceGet(ctypes.byref(device), index),
         lambda: cuda.cuDeviceGetUuid(raw, device),
     )
     for call in calls:
@@ -93,8 +94,9 @@ def watching(
     force: bool = False,
     lock: bool = False,
     device: str | None = None,
+    index: int = 0,
     nvml: Any = None,
-    own: Callable[[Callable[[], set[int]]], Collection[int] | None] = own_pids,
+    own: Callable[[Callable[[], set[int]]], Collection[int] | None] | None = None,
     say: Callable[[str], None] = print,
 ) -> Iterator[Watched]:
     """A watch on the GPU that starts before any session is opened, so that every process on the GPU
@@ -102,12 +104,14 @@ def watching(
 
     Raises :class:`InputError` for foreign processes unless ``force`` is set. ``lock``: lock the GPU
     to its base clock for the duration of the watch, if the driver permits. A value that NVML denies
-    is reported once and stays "unknown". ``own``: as in :class:`NvmlSource`.
+    is reported once and stays "unknown". ``device``: its UUID,
+    by default that of device ``index`` of those that CUDA shows. ``own``: as in
+    :class:`NvmlSource`.
     """
-    device = device or cuda_uuid()
+    device = device or cuda_uuid(index=index)
     source: Source
     try:
-        source = NvmlSource(device, nvml, own)
+        source = NvmlSource(device, nvml, own or partial(own_pids, index=index))
     except InputError as error:
         say(f"the GPU is not watched, so whether it throttles stays unknown: {error}")
         source = Denied(error)

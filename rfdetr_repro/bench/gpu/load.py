@@ -25,11 +25,11 @@ SPIN_WRITES = 64
 
 
 class GpuLoad:
-    """Writes on CUDA's first visible device."""
+    """Writes on one device of those that CUDA shows."""
 
-    def __init__(self, library: Any = None, clock: Clock | None = None) -> None:
-        """Allocates the buffer; raises :class:`InputError` without a driver, a device or enough
-        memory.
+    def __init__(self, library: Any = None, clock: Clock | None = None, index: int = 0) -> None:
+        """Allocates the buffer on device ``index``; raises :class:`InputError` without a driver, a
+        device or enough memory.
         """
         try:
             self._cuda = library or ctypes.CDLL("libcuda.so.1")
@@ -44,7 +44,7 @@ class GpuLoad:
         l2_bytes = ctypes.c_int()
         try:
             self._call("cuInit", 0)
-            self._call("cuDeviceGet", ctypes.byref(device), 0)
+            self._call("cuDeviceGet", ctypes.byref(device), index)
             self._call("cuDeviceGetAttribute", ctypes.byref(l2_bytes), L2_CACHE_SIZE, device)
             self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
             self.flushed_bytes = max(FLUSHED_SIZES * l2_bytes.value, SPIN_BYTES)
@@ -99,9 +99,9 @@ class GpuLoad:
 
 
 @cache
-def this_gpu() -> GpuLoad:
-    """The :class:`GpuLoad` that all rows of a process share."""
-    return GpuLoad()
+def this_gpu(index: int = 0) -> GpuLoad:
+    """The :class:`GpuLoad` of a device that all rows of a process share."""
+    return GpuLoad(index=index)
 
 
 def work_before(

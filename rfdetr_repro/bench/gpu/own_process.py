@@ -24,18 +24,20 @@ def own_pids(
     *,
     namespace: str | Path = "/proc/self/ns/pid",
     library: Any = None,
+    index: int = 0,
 ) -> frozenset[int] | None:
     """This process among those that ``listed`` returns; None where that cannot be told.
 
     In another pid namespace than the first, a CUDA context is opened for a moment: the process id
     that appears is our own. That needs a process without a context, and no other process that
-    opens its first context in the same moment.
+    opens its first context in the same moment. ``index``: of the device, among those that CUDA
+    shows.
     """
     pid = os.getpid()
     before = listed()
     if _in_first_namespace(namespace):
         return frozenset({pid})
-    appeared = _appearing(listed, before, library)
+    appeared = _appearing(listed, before, library, index)
     return frozenset(appeared) if len(appeared) == 1 else None
 
 
@@ -46,10 +48,10 @@ def _in_first_namespace(namespace: str | Path) -> bool:
         return False
 
 
-def _appearing(listed: Callable[[], set[int]], before: set[int], library: Any) -> set[int]:
-    """The processes that NVML lists in addition once a context of the first visible device is
-    open.
-    """
+def _appearing(
+    listed: Callable[[], set[int]], before: set[int], library: Any, index: int
+) -> set[int]:
+    """The processes that NVML lists in addition once a context of device ``index`` is open."""
     try:
         cuda = library or ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -58,7 +60,7 @@ def _appearing(listed: Callable[[], set[int]], before: set[int], library: Any) -
     context = ctypes.c_void_p()
     if (
         cuda.cuInit(0)
-        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        or cuda.cuDeviceGet(ctypes.byref(device), index)
         or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
     ):
         return set()

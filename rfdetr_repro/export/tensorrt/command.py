@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         help="number of engines to build from the file; a measurement should use at least 3",
     )
     add_batches(arguments)
+    arguments.add_argument(
+        "--capability",
+        metavar="MAJOR.MINOR",
+        help="build for this compute capability alone, such as 7.5 for a T4; for tensorrt-rtx "
+        "(default: 8.0 and later, or 7.5 on a machine whose GPU has that)",
+    )
     return arguments
 
 
@@ -84,11 +90,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from .engine import BuildOptions, build_engine, summary, target
 
-    target(args.backend)  # fails before an export rather than after it
+    target(args.backend, capability=args.capability)  # fails before an export rather than after it
     artifact = deployed(model, args.out or _folder_of(model))
     folder = args.out or artifact.path.parent
     for build in range(args.builds):
-        options = BuildOptions(args.level, build=build, batches=args.batches)
+        options = BuildOptions(
+            args.level, build=build, batches=args.batches, capability=args.capability
+        )
         print(summary(build_engine(artifact, args.backend, folder, options)))
 
 

@@ -1,13 +1,14 @@
 """A CUDA device for an engine: buffers with addresses, one stream, events, graph capture.
 
-PyTorch provides these where it sees a GPU, pycuda elsewhere. The two capture the launches of a
-foreign library differently, so graphs are captured through cuda-bindings for both (benchmark
-protocol section 5).
+PyTorch provides these where it sees a GPU, pycuda elsewhere, unless one is chosen. The two capture
+the launches of a foreign library differently, so graphs are captured through cuda-bindings for both
+(benchmark protocol section 5).
 """
 
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,7 @@ import numpy as np
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 
 Array = np.ndarray[Any, Any]
+APIS = ("torch", "pycuda")  # libraries that give a CUDA device
 
 
 class Gpu(NamedTuple):
@@ -60,6 +62,16 @@ class Device(Protocol):
     gpu: Gpu
     stream: int
 
+    @property
+    def api(self) -> str:
+        """The library that gives the device, one of APIS."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """The number of the device among those that CUDA shows."""
+        ...
+
     def buffer(self, size_bytes: int) -> Buffer:
         """A buffer of ``size_bytes`` zeros."""
 
@@ -78,26 +90,79 @@ class Device(Protocol):
         """Time in ms between the two events of the last ``run``, by the GPU's clock."""
         ...
 
+    def close(self) -> None:
+        """Frees the buffers and gives the device back; all else on it has to be gone before."""
+        ...
 
-def open_device() -> Device:
-    """The current CUDA device; raises :class:`InputError` if there is none."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        torch = None
+
+@dataclass(frozen=True)
+class Chosen:
+    """The library that gives the device, one of APIS or None for PyTorch where it sees a GPU and
+    pycuda elsewhere, and the number of the device among those that CUDA shows; None: PyTorch's
+    current device, pycuda's first.
+    """
+
+    api: str | None = None
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Chosen:
+        """From "torch", "pycuda" or either with a number, such as "pycuda:1"; raises
+        :class:`InputError` for other texts.
+        """
+        api, _, number = text.partition(":")
+        if api not in APIS or (":" in text and not number.isdecimal()):
+            raise InputError(
+                f"{text!r} is no interface to a CUDA device",
+                hint=f"choose {' or '.join(APIS)}, with a device number after a colon if needed",
+            )
+        return cls(api, int(number) if number else None)
+
+
+ANY = Chosen()
+
+
+def open_device(chosen: Chosen = ANY) -> Device:
+    """The CUDA device that is ``chosen``; raises :class:`InputError` if there is none."""
+    torch = _torch() if chosen.api != "pycuda" else None
     if torch is not None and torch.cuda.is_available():
-        return TorchDevice(torch)
+        index = torch.cuda.current_device() if chosen.index is None else chosen.index
+        _check_index(index, torch.cuda.device_count())
+        return TorchDevice(torch, index)
+    told = "PyTorch sees none" if torch is not None else "PyTorch is not installed"
+    why = [told] if chosen.api != "pycuda" else []
+    if chosen.api != "torch":
+        try:
+            driver = importlib.import_module("pycuda.driver")
+            driver.init()
+            count = driver.Device.count()
+        # pycuda's own errors, an ImportError and a missing libcuda all mean that there is no device
+        except Exception as error:
+            why.append(f"pycuda: {type(error).__name__}: {error}")
+        else:
+            index = chosen.index or 0
+            _check_index(index, count)
+            return PycudaDevice(driver, index)
+    raise InputError(
+        f"there is no CUDA device ({'; '.join(why)})",
+        hint="run on a machine with an NVIDIA GPU, or choose the backend onnxruntime",
+    )
+
+
+def _torch() -> Any:
+    """PyTorch, or None where it is not installed."""
     try:
-        driver = importlib.import_module("pycuda.driver")
-        driver.init()
-    # pycuda's own errors, an ImportError and a missing libcuda all mean that there is no device
-    except Exception as error:
-        why = "PyTorch sees none" if torch is not None else "PyTorch is not installed"
-        what = f"there is no CUDA device ({why}; pycuda: {type(error).__name__}: {error})"
+        return importlib.import_module("torch")
+    except ImportError:
+        return None
+
+
+def _check_index(index: int, count: int) -> None:
+    if index >= count:
         raise InputError(
-            what, hint="run on a machine with an NVIDIA GPU, or choose the backend onnxruntime"
-        ) from error
-    return PycudaDevice(driver)
+            f"there is no CUDA device {index}",
+            hint=f"devices are numbered from 0 to {count - 1}; check CUDA_VISIBLE_DEVICES",
+        )
 
 
 @dataclass(frozen=True)
@@ -118,50 +183,64 @@ class _Memory:
         self.copy_down()
 
 
-class _Stream:
-    """The part that PyTorch and pycuda have in common: a stream, and an event before and after the
-    work.
-    """
+@dataclass
+class _Timing:
+    """A stream, and an event before and after the work on the stream."""
 
-    def __init__(self, stream: Any, start: Any, end: Any) -> None:
-        self._stream = stream
-        self._start = start
-        self._end = end
+    stream: Any
+    start: Any
+    end: Any
+
+
+class _Stream:
+    """The part that PyTorch and pycuda have in common."""
+
+    def __init__(self, timing: _Timing) -> None:
+        self._timing = timing
 
     def synchronize(self) -> None:
         """Waits until all work on the stream is complete."""
-        self._stream.synchronize()
+        self._timing.stream.synchronize()
 
     def run(self, enqueue: Callable[[], object]) -> None:
         """Records events before and after the work that ``enqueue`` puts on the stream, and waits
         for the end.
         """
-        self._start.record(self._stream)
+        timing = self._timing
+        timing.start.record(timing.stream)
         enqueue()
-        self._end.record(self._stream)
-        self._end.synchronize()
+        timing.end.record(timing.stream)
+        timing.end.synchronize()
 
 
 class TorchDevice(_Stream):
-    """The current CUDA device, by PyTorch, with a stream of its own."""
+    """A CUDA device, by PyTorch, with a stream of its own."""
 
-    def __init__(self, torch: Any) -> None:
-        """``torch``: the module, whose import is slow."""
+    api = "torch"
+
+    def __init__(self, torch: Any, index: int = 0) -> None:
+        """``torch``: the module, whose import is slow. Device ``index`` becomes the current one of
+        this thread, because engines run on the current device.
+        """
+        torch.cuda.set_device(index)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        super().__init__(torch.cuda.Stream(), start, end)
+        super().__init__(_Timing(torch.cuda.Stream(index), start, end))
         self._torch = torch
-        self.gpu = Gpu(torch.cuda.get_device_name(), tuple(torch.cuda.get_device_capability()))
-        self.stream: int = self._stream.cuda_stream
+        self.index = index
+        self.gpu = Gpu(
+            torch.cuda.get_device_name(index), tuple(torch.cuda.get_device_capability(index))
+        )
+        self.stream: int = self._timing.stream.cuda_stream
 
     def buffer(self, size_bytes: int) -> Buffer:
         """A buffer of ``size_bytes`` zeros."""
         torch = self._torch
-        device = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
+        device = torch.zeros(size_bytes, dtype=torch.uint8, device=f"cuda:{self.index}")
         host = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
-        torch.cuda.synchronize()  # the zeros are written on another stream
+        torch.cuda.synchronize(self.index)  # the zeros are written on another stream
 
         def copy(target: Any, source: Any) -> None:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._timing.stream):
                 target.copy_(source, non_blocking=True)
 
         return _Memory(
@@ -171,43 +250,96 @@ class TorchDevice(_Stream):
     @property
     def elapsed_ms(self) -> float:
         """Time in ms between the two events of the last ``run``."""
-        return float(self._start.elapsed_time(self._end))
+        return float(self._timing.start.elapsed_time(self._timing.end))
+
+    def close(self) -> None:
+        """Nothing: PyTorch frees what is no longer used."""
+
+
+class _PycudaBuffer:
+    """A :class:`Buffer`, which keeps its device open."""
+
+    def __init__(self, device: PycudaDevice, size_bytes: int) -> None:
+        driver = device.driver
+        self._device = device
+        self.host: Array = driver.pagelocked_zeros(size_bytes, np.uint8)
+        self._memory = driver.mem_alloc(size_bytes)
+        driver.memset_d8(int(self._memory), 0, size_bytes)
+
+    @property
+    def address(self) -> int:
+        """Address of the device's copy."""
+        return int(self._memory)
+
+    def upload(self) -> None:
+        """Copies from host to device on the device's stream."""
+        self._device.driver.memcpy_htod_async(self._memory, self.host, self._device.queue)
+
+    def download(self) -> None:
+        """Copies from device to host on the device's stream."""
+        self._device.driver.memcpy_dtoh_async(self.host, self._memory, self._device.queue)
+
+    def free(self) -> None:
+        """Gives the device's memory back; the host's copy goes with its last array."""
+        if (memory := self.__dict__.pop("_memory", None)) is not None:
+            memory.free()
+
+    def __del__(self) -> None:
+        self.free()
 
 
 class PycudaDevice(_Stream):
-    """The primary context of device 0, made current for this thread."""
+    """The primary context of a CUDA device, by pycuda, made current for this thread until
+    :meth:`close`.
+    """
 
-    def __init__(self, driver: Any) -> None:
+    api = "pycuda"
+
+    def __init__(self, driver: Any, index: int = 0) -> None:
         """``driver``: the module ``pycuda.driver``, initialised."""
-        device = driver.Device(0)
-        self._context = device.retain_primary_context()
-        self._context.push()
-        super().__init__(driver.Stream(), driver.Event(), driver.Event())
-        self._driver = driver
+        device = driver.Device(index)
+        context = device.retain_primary_context()
+        context.push()
+        timing = _Timing(driver.Stream(), driver.Event(), driver.Event())
+        super().__init__(timing)
+        self.driver = driver
+        self.index = index
         self.gpu = Gpu(device.name(), tuple(device.compute_capability()))
-        self.stream: int = self._stream.handle
+        self.stream: int = timing.stream.handle
+        self._buffers: weakref.WeakSet[_PycudaBuffer] = weakref.WeakSet()
+        # also at the end of the program, where pycuda aborts with a context on its stack
+        self._closing = weakref.finalize(self, _closed, context, timing, self._buffers)
+
+    @property
+    def queue(self) -> Any:
+        """pycuda's stream."""
+        return self._timing.stream
 
     def buffer(self, size_bytes: int) -> Buffer:
         """A buffer of ``size_bytes`` zeros."""
-        driver = self._driver
-        host: Array = driver.pagelocked_zeros(size_bytes, np.uint8)
-        device = driver.mem_alloc(size_bytes)
-        driver.memset_d8(int(device), 0, size_bytes)
-        return _Memory(
-            host,
-            int(device),
-            lambda: driver.memcpy_htod_async(device, host, self._stream),
-            lambda: driver.memcpy_dtoh_async(host, device, self._stream),
-        )
+        buffer = _PycudaBuffer(self, size_bytes)
+        self._buffers.add(buffer)
+        return buffer
 
     @property
     def elapsed_ms(self) -> float:
         """Time in ms between the two events of the last ``run``."""
-        return float(self._start.time_till(self._end))
+        return float(self._timing.start.time_till(self._timing.end))
 
-    def __del__(self) -> None:
-        if context := getattr(self, "_context", None):
-            context.pop()
+    def close(self) -> None:
+        """Waits for the stream, frees the buffers, then events and stream, and takes the context
+        off this thread's stack; the device cannot be used after that.
+        """
+        self._closing()
+
+
+def _closed(context: Any, timing: _Timing, buffers: weakref.WeakSet[_PycudaBuffer]) -> None:
+    """What :meth:`PycudaDevice.close` does, in an order in which nothing outlives its context."""
+    timing.stream.synchronize()
+    for buffer in list(buffers):
+        buffer.free()
+    timing.start = timing.end = timing.stream = None
+    context.pop()
 
 
 class CapturedGraph:
@@ -240,6 +372,11 @@ class CapturedGraph:
     def launch(self) -> None:
         """Replays the captured work on the stream, without waiting."""
         self._call("cudaGraphLaunch", self._graph, self._stream)
+
+    def close(self) -> None:
+        """Destroys the graph, which cannot be replayed after that."""
+        if (graph := self.__dict__.pop("_graph", None)) is not None:
+            self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         code, *results = getattr(self._runtime, name)(*arguments)

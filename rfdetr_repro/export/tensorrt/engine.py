@@ -7,7 +7,8 @@ ONNX file and the precision of the layers.
 Networks are strongly typed: the engine has the types of the graph, and a float16 engine is made
 from a float16 graph (``export/half.py``); TensorRT 11 would silently ignore a builder flag.
 TensorRT builds on the GPU that will run the engine; TensorRT-RTX builds anywhere, for compute
-capability 8.0 and later. Engines differ from build to build by tactic timing, so builds are
+capability 8.0 and later, or for one capability that is asked for, such as 7.5 (T4), for which the
+library has no float32 products. Engines differ from build to build by tactic timing, so builds are
 numbered (``build``), and each has a timing cache of its own.
 """
 
@@ -27,12 +28,14 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import open_input, sha256_bytes, writable_folder, write_atomic
 
 from .census import engine_census, network_census, precision_of
-from .cuda_device import open_device
+from .cuda_device import ANY, Chosen, open_device
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # oldest supported version, and the first that is not supported
 VERSIONS = {"tensorrt": ((10, 4), (12, 0)), "tensorrt-rtx": ((1, 2), (2, 0))}
 AHEAD_OF_TIME = "any of compute capability 8.0 or later"
+ONE_CAPABILITY = "compute capability "  # and the capability, of an engine for this one alone
+TURING = "7.5"  # the only capability below 8.0 that TensorRT-RTX builds for
 BATCHES = (1, 8, 32)  # of an engine for any number of images, unless the options say otherwise
 WORKSPACE_BYTES = 4 << 30  # as in upstream's export (architecture facts section 11)
 
@@ -42,13 +45,15 @@ class BuildOptions:
     """Options of a build: ``optimization_level`` in 0..5; ``tf32`` lets float32 products use 10-bit
     mantissas; ``build`` numbers the builds of one file; ``batches`` are the least number of images,
     the number that tactics are chosen for, and the largest, for a file with an open batch (default
-    BATCHES).
+    BATCHES). ``capability``: of TensorRT-RTX, the only compute capability to build for, such as
+    "7.5"; None: 8.0 and later, or that of the GPU that is there if it is 7.5.
     """
 
     optimization_level: int = 3
     tf32: bool = False
     build: int = 0
     batches: tuple[int, int, int] | None = None
+    capability: str | None = None
 
     def __post_init__(self) -> None:
         least, usual, most = self.batches or BATCHES
@@ -106,13 +111,45 @@ def load_backend(backend: str) -> Any:
     return module
 
 
-def target(backend: str) -> tuple[Any, str]:
+def target(backend: str, chosen: Chosen = ANY, capability: str | None = None) -> tuple[Any, str]:
     """The module, and the GPU that an engine would be built for; raises :class:`InputError` where
-    no engine can be built.
+    no engine can be built. ``chosen``: the device of this machine; ``capability``: as in
+    :class:`BuildOptions`.
     """
-    return load_backend(backend), AHEAD_OF_TIME if backend == "tensorrt-rtx" else str(
-        open_device().gpu
-    )
+    trt = load_backend(backend)
+    if backend != "tensorrt-rtx":
+        if capability is not None:
+            raise InputError(
+                f"{backend} builds for the GPU of this machine, not for compute capability "
+                f"{capability}",
+                hint="leave the capability out, or choose the backend tensorrt-rtx",
+            )
+        return trt, str(open_device(chosen).gpu)
+    capability = capability or _turing_here(chosen)
+    if capability is None:
+        return trt, AHEAD_OF_TIME
+    if capability not in capabilities(trt):
+        raise InputError(
+            f"{backend} {trt.__version__} does not build for compute capability {capability}",
+            hint=f"choose one of {', '.join(capabilities(trt)) or 'none'}",
+        )
+    return trt, ONE_CAPABILITY + capability
+
+
+def capabilities(trt: Any) -> tuple[str, ...]:
+    """The compute capabilities that TensorRT-RTX can build for alone, such as "7.5"."""
+    names = getattr(getattr(trt, "ComputeCapability", None), "__members__", ())
+    numbers = [name.removeprefix("SM") for name in names if name.startswith("SM")]
+    return tuple(f"{number[:-1]}.{number[-1]}" for number in numbers)
+
+
+def _turing_here(chosen: Chosen) -> str | None:
+    """TURING where the GPU of this machine has this capability; None also without a GPU."""
+    try:
+        gpu = open_device(chosen).gpu
+    except InputError:
+        return None
+    return TURING if gpu.capability == (7, 5) else None
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:
@@ -136,14 +173,16 @@ def build_engine(
     options: BuildOptions | None = None,
     *,
     name: str | None = None,
+    chosen: Chosen = ANY,
 ) -> Artifact:
     """Builds the engine of an ONNX artifact in ``folder``, or finds it there: ``NAME-KEY.engine``
     with its manifest.
 
     KEY is a hash of ONNX file, backend and its version, GPU and options, so that no other engine is
     taken for this one. ``name``: another file name, whose engine is always built anew. A file with
-    an open batch gets a profile of ``options.batches``. Raises :class:`InputError` without the
-    package or the GPU, and for nodes that the parser refuses, which the error names.
+    an open batch gets a profile of ``options.batches``. ``chosen``: the device of this machine.
+    Raises :class:`InputError` without the package or the GPU, and for nodes that the parser
+    refuses, which the error names.
     """
     options = options or BuildOptions()
     if artifact.manifest.format != "onnx":
@@ -159,17 +198,20 @@ def build_engine(
             artifact.path,
             "export the model with --batch dynamic",
         )
-    trt, where = target(backend)
+    trt, where = target(backend, chosen, options.capability)
     batches = (options.batches or BATCHES) if artifact.manifest.open_batch else None
-    chosen = {key: value for key, value in asdict(options).items() if key != "batches"}
+    # a capability is part of ``where``
+    named = {
+        key: value for key, value in asdict(options).items() if key not in ("batches", "capability")
+    }
     if batches is not None:
-        chosen["batches"] = ",".join(map(str, batches))
+        named["batches"] = ",".join(map(str, batches))
     identity: dict[str, Any] = {
         "onnx": artifact.sha256,
         "backend": backend,
         "version": trt.__version__,
         "gpu": where,
-        **chosen,
+        **named,
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     path = writable_folder(folder) / (name or f"{artifact.path.stem}-{key}.engine")
@@ -194,6 +236,7 @@ def build_engine(
         content,
         options,
         artifact.path,
+        where=where,
         cache=None if backend == "tensorrt-rtx" else cache,
         profile=profile if batches else {},
     )
@@ -222,6 +265,7 @@ def _built(
     options: BuildOptions,
     path: Path,
     *,
+    where: str,
     cache: Path | None,
     profile: Mapping[str, Sequence[tuple[int, ...]]],
 ) -> tuple[bytes, dict[str, int], str]:
@@ -242,6 +286,10 @@ def _built(
         )
     config = builder.create_builder_config()
     _configure(trt, config, options, cache)
+    if where.startswith(ONE_CAPABILITY):
+        number = where.removeprefix(ONE_CAPABILITY).replace(".", "")
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{number}"), 0)
     if profile:
         shapes = builder.create_optimization_profile()
         for name, (least, usual, most) in profile.items():
@@ -249,7 +297,8 @@ def _built(
         config.add_optimization_profile(shapes)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise StatedFailure(f"{trt.__name__} could not build {path}: {messages.last()}")
+        for_one = f" for {where}" if where.startswith(ONE_CAPABILITY) else ""
+        raise StatedFailure(f"{trt.__name__} could not build {path}{for_one}: {messages.last()}")
     engine = bytes(serialized)
     if cache is not None:
         write_atomic(cache, bytes(config.get_timing_cache().serialize()))
