@@ -169,11 +169,12 @@ def float32_on_cpu(*tensors: Tensor) -> bool:
     """Whether the tensors meet in eager float32 arithmetic on the CPU: no autocast, no tracing, no
     compiling.
     """
+    if torch.compiler.is_compiling():  # first: a compiler cannot look at what follows
+        return False
     return (
         all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
         and not _PLAIN.get()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined] # public, not declared so
     )
 

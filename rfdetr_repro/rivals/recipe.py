@@ -56,6 +56,7 @@ _WITHOUT = {
     "component_decay": 1.0,
     "bfloat16": False,
     "precision": "auto",
+    "compile": False,
     "class_weight": 1.0,
     "l1_weight": 1.0,
     "giou_weight": 1.0,

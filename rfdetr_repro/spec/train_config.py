@@ -56,6 +56,7 @@ _LATER = (
     "patience",
     "freeze",
     "precision",
+    "compile",
 )
 
 # What a training step computes in; losses, matching and boxes are float32 in all of them.
@@ -128,6 +129,9 @@ class TrainConfig:
     # "backbone,projector" is accepted too
     freeze: tuple[str, ...] = ()
     precision: str = "auto"  # one of PRECISIONS
+    # for one fixed architecture: backbone, projector and decoder compiled by torch.compile, which
+    # takes minutes at the start of each session
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", frozen_parts(self.freeze))

@@ -112,7 +112,25 @@ class Recipe:
         for arch in self.possible_archs():
             self.preset.model.check_arch(arch.patch, arch.windows)
         self._check_freeze()
+        self._check_compile()
         return self
+
+    def _check_compile(self) -> None:
+        """Raises :class:`InputError` where torch.compile would compile many architectures, or has
+        not been tried.
+        """
+        if not self.train.compile:
+            return
+        if self.space is not None or self.train.multi_scale:
+            raise InputError(
+                "compile=true needs one size of images and one architecture",
+                hint="train one fixed size without multi_scale, or leave compile out",
+            )
+        if self.train.checkpoint_activations:
+            raise InputError(
+                "compile=true and checkpoint_activations=true have not been tried together",
+                hint="leave one of them out",
+            )
 
     def _check_freeze(self) -> None:
         """Raises :class:`InputError` where the model lacks a frozen part, or no part is left."""

@@ -4,8 +4,12 @@ generator seeded by the step.
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +18,7 @@ from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import products
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.errors import InputError
 
 from .loop import Evaluate, Loop, Progress
 from .losses import detection_losses
@@ -30,6 +35,19 @@ class Trainer(Loop):
     """Trains the detector of ``recipe``; see :class:`.loop.Loop`."""
 
     recipe: Recipe
+    compiler: ClassVar[str] = "inductor"  # of torch.compile, where the recipe asks for it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        detector = self.state.detector
+        self._features = detector.features
+        self._outputs = detector.training_outputs
+        if self.recipe.train.compile:
+            _check_compiler(self.compiler, self.device)
+            self._features = torch.compile(detector.features, backend=self.compiler, dynamic=False)
+            self._outputs = torch.compile(
+                detector.training_outputs, backend=self.compiler, dynamic=False
+            )
 
     def new_state(self) -> TrainingState[Detector]:
         """The detector with the initial weights, and everything that changes with it."""
@@ -47,11 +65,11 @@ class Trainer(Loop):
         detector = self.state.detector
         config = self.recipe.train
         with self._autocast(self.precision.dtype):
-            maps = detector.features(batch.images, arch.patch, arch.windows)
+            maps = self._features(batch.images, arch.patch, arch.windows)
         maps = [one.float() for one in maps]
         hw = (batch.images.shape[-2], batch.images.shape[-1])
         with self._autocast(self.precision.decoder):
-            outputs = detector.training_outputs(maps, hw, arch)
+            outputs = self._outputs(maps, hw, arch)
         if self.precision.decoder is not None:
             outputs = outputs.float()
         groups = detector.config.groups
@@ -83,3 +101,15 @@ class Trainer(Loop):
         if self.ranks.rank == 0:
             write_model(self.folder, self.state, card(self.state, self.recipe, self.split))
         return self.folder / MODEL
+
+
+def _check_compiler(compiler: str, device: torch.device) -> None:
+    """Raises :class:`InputError` where torch.compile lacks what it generates code with."""
+    if compiler != "inductor":
+        return
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise InputError("compile=true needs Triton on a GPU", hint="pip install triton")
+    if device.type == "cpu" and not any(
+        shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name
+    ):
+        raise InputError("compile=true needs a C++ compiler on the CPU", hint="install g++")

@@ -93,6 +93,11 @@ def test_contradictions_are_refused() -> None:
         InputError, match="stores 1 layers and 10 queries, the space needs 2 and 10"
     ):
         Recipe(replace(TINY, model=replace(TINY.model, decoder_layers=1)), TRAIN, SPACE).check()
+    for changes in ({"multi_scale": True}, {"checkpoint_activations": True}):
+        with pytest.raises(InputError, match="compile=true"):
+            Recipe(TINY, replace(TRAIN, compile=True, **changes)).check()
+    with pytest.raises(InputError, match="compile=true needs one size"):
+        Recipe(TINY, replace(TRAIN, compile=True), SPACE).check()
     with pytest.raises(InputError, match="unknown sampling"):
         replace(TRAIN, sampling="fair")
     with pytest.raises(InputError, match="patience 3 without evaluations"):
@@ -108,6 +113,7 @@ def test_later_settings_at_their_defaults_do_not_change_what_a_run_is() -> None:
         "patience",
         "freeze",
         "precision",
+        "compile",
     }
     assert set(asdict(TRAIN)) - set(TRAIN.settings()) == first
     identity = json.loads(Recipe(TINY, TRAIN, SPACE).identity("data"))
