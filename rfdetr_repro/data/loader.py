@@ -114,6 +114,24 @@ def training_batches(
     least ``STEPS_AHEAD`` steps ahead, and far enough to keep all threads busy; an error in a thread
     is raised here. Close the generator (or exhaust it) to end the threads.
     """
+    source = training_source(split, config, masks, hooks, making.part)
+    jobs = (
+        partial(source.begin_step, step, sizes_of_step(step), making)
+        for step in range(start_step, stop_step)
+    )
+    return _ahead(jobs, making.threads, config.accumulate * len(source.places))
+
+
+def training_source(
+    split: CocoSplit,
+    config: TrainConfig,
+    masks: bool,
+    hooks: Hooks = NO_HOOKS,
+    part: Callable[[int], slice] = slice,
+) -> TrainingSource:
+    """The source of the batches of :func:`training_batches`. Raises :class:`InputError` for
+    settings out of range, and for masks that the split does not have.
+    """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
     if masks and not split.has_masks:
@@ -122,17 +140,12 @@ def training_batches(
             split.name,
             "train without masks",
         )
-    places = range(config.batch_size)[making.part(config.batch_size)]
-    source = _Training(split, config, masks, places, hooks)
-    jobs = (
-        partial(source.begin_step, step, sizes_of_step(step), making)
-        for step in range(start_step, stop_step)
-    )
-    return _ahead(jobs, making.threads, config.accumulate * len(source.places))
+    places = range(config.batch_size)[part(config.batch_size)]
+    return TrainingSource(split, config, masks, places, hooks)
 
 
 @dataclass(frozen=True)
-class _Training:
+class TrainingSource:
     """The source of a run's batches."""
 
     split: CocoSplit
@@ -140,6 +153,20 @@ class _Training:
     masks: bool
     places: range  # of the samples that are made, in the whole micro-batch
     hooks: Hooks
+
+    def make_micro(self, step: int, micro: int, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
+        """A micro-batch at each size, made by this thread."""
+        chosen = Future[np.ndarray]()
+        chosen.set_result(chosen_indices(len(self.split), self.config, step, micro, self.hooks))
+        images = [empty_images(len(self.places), size) for size in sizes]
+        targets = [
+            self._make((step, micro, place), chosen, [one[row].numpy() for one in images], False)
+            for row, place in enumerate(self.places)
+        ]
+        return [
+            Batch(one, [of_picture[index] for of_picture in targets])
+            for index, one in enumerate(images)
+        ]
 
     def begin_step(
         self, step: int, sizes: Sequence[tuple[int, int]], making: Making, pool: Executor

@@ -10,7 +10,7 @@ crop; it needs no absolute sizes and so fits any resolution. Only batches need t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +75,21 @@ class Batch:
         ]
         return Batch(images, targets)
 
+    def packed(self) -> PackedBatch:
+        """The same batch in as few arrays as possible, for another process."""
+        import torch
+
+        targets = self.targets
+        masks = [target.masks for target in targets if target.masks is not None]
+        return PackedBatch(
+            self.images,
+            np.concatenate([target.boxes_cxcywh.numpy() for target in targets]),
+            np.concatenate([target.labels.numpy() for target in targets]),
+            torch.cat(masks) if masks else None,
+            [len(target.labels) for target in targets],
+            [target.image_id for target in targets],
+        )
+
     def tensors(self) -> list[Tensor]:
         """All tensors of the batch."""
         found = [self.images]
@@ -83,6 +98,33 @@ class Batch:
             if target.masks is not None:
                 found.append(target.masks)
         return found
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A batch whose targets follow each other in one array of each kind."""
+
+    images: Tensor  # float32 (B, 3, H, W), normalised
+    boxes_cxcywh: np.ndarray  # float32 (n, 4)
+    labels: np.ndarray  # int64 (n,)
+    masks: Tensor | None  # bool (n, H, W)
+    counts: list[int]  # of the targets of each image
+    image_ids: list[ImageKey]
+
+    def pin_memory(self) -> PackedBatch:
+        """The same in memory that a GPU copies from by itself; PyTorch's loader calls this."""
+        masks = None if self.masks is None else self.masks.pin_memory()
+        return replace(self, images=self.images.pin_memory(), masks=masks)
+
+    def unpacked(self) -> Batch:
+        """The batch; its targets are parts of these arrays."""
+        import torch
+
+        boxes = torch.from_numpy(self.boxes_cxcywh).split(self.counts)
+        labels = torch.from_numpy(self.labels).split(self.counts)
+        masks = [None] * len(self.counts) if self.masks is None else self.masks.split(self.counts)
+        parts = zip(boxes, labels, masks, self.image_ids, strict=True)
+        return Batch(self.images, [Target(*part) for part in parts])
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

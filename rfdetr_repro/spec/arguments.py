@@ -448,8 +448,8 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         "--loader-threads",
         type=whole(1, MOST_THREADS),
         metavar="N",
-        help="number of threads of each process that decode and resize pictures, which changes no "
-        "result (default: one per core, shared with the other processes of this machine)",
+        help="number of threads, on a GPU of processes, that decode and resize pictures for each "
+        "process that trains, which changes no result (default: by the cores of this machine)",
     )
 
 

@@ -23,7 +23,18 @@ from torch import Tensor
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
-from rfdetr_repro.data.loader import Making, chosen_indices, default_threads, training_batches
+from rfdetr_repro.data.loader import (
+    Making,
+    chosen_indices,
+    default_threads,
+    training_batches,
+    training_source,
+)
+from rfdetr_repro.data.loader_processes import (
+    batch_bytes,
+    batches_by_processes,
+    fitting_processes,
+)
 from rfdetr_repro.data.transfer import steps_on
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.ops.device import products
@@ -46,6 +57,7 @@ log = logging.getLogger(__name__)
 LESS_MEMORY = (
     "lower batch_size and raise accumulate, set checkpoint_activations, or choose a smaller space"
 )
+_LOOKED_AT = 200  # steps whose sizes tell how large a batch may be
 LOG_EVERY = 10  # steps between two rows of the log, for which a run on a GPU waits for its numbers
 Progress = Callable[[int, Mapping[str, float]], None]
 # rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
@@ -71,7 +83,8 @@ class Loop:
     initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     hooks: Hooks = NO_HOOKS  # own code in the making of batches
-    # threads that make batches; None: one per core, see :func:`.loader.default_threads`
+    # threads, on a GPU processes, that make batches; None: one per core, see
+    # :func:`.loader.default_threads`
     loader_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -267,21 +280,49 @@ class Loop:
                 "give all processes one shared folder",
             )
         writable_folder(self.folder)
-        steps = training_batches(
+        return steps_on(self.device, self._made_batches())
+
+    def _made_batches(self) -> Generator[list[Batch], None, None]:
+        """The batches in this process's memory, made by threads; on a GPU by processes, because
+        threads would take Python's lock from the thread that keeps the GPU busy.
+        """
+        config = self.recipe.train
+        on_gpu = self.device.type == "cuda"
+        stop = self.state.step if self.finished else config.steps
+        cores = default_threads(self.ranks.size)
+        if on_gpu:
+            # a core for the thread that keeps the GPU busy
+            workers = self.loader_threads or max(1, cores - 1)
+            source = training_source(
+                self.split, config, self.recipe.masks, self.hooks, self.ranks.part
+            )
+            largest = max(
+                batch_bytes(source, self._sizes(step))
+                for step in range(self.state.step, min(stop, self.state.step + _LOOKED_AT) + 1)
+            )
+            if fitting := fitting_processes(workers, largest):
+                log.debug(f"{fitting} processes make batches")
+                steps = range(self.state.step, stop)
+                return batches_by_processes(source, self._sizes, steps, fitting, pinned=True)
+            log.warning(
+                "the system's shared memory holds no two batches: threads make the batches, which "
+                "is slower on a GPU (in a container, start it with a larger --shm-size)"
+            )
+        making = Making(self.loader_threads or cores, pinned=on_gpu, part=self.ranks.part)
+        return training_batches(
             self.split,
             config,
-            lambda step: [arch.input_hw for arch in self.recipe.archs_of_step(step)],
+            self._sizes,
             start_step=self.state.step,
-            stop_step=self.state.step if self.finished else config.steps,
+            stop_step=stop,
             masks=self.recipe.masks,
             hooks=self.hooks,
-            making=Making(
-                self.loader_threads or default_threads(self.ranks.size),
-                pinned=self.device.type == "cuda",
-                part=self.ranks.part,
-            ),
+            making=making,
         )
-        return steps_on(self.device, steps)
+
+    def _sizes(self, step: int) -> list[tuple[int, int]]:
+        """Input height and width of each pass of a step."""
+        return [arch.input_hw for arch in self.recipe.archs_of_step(step)]
 
     def train_step(self, batches: list[Batch]) -> Mapping[str, float]:
         """One optimizer step; ``batches`` holds each micro-batch at the size of each architecture

@@ -59,8 +59,8 @@ class TrainRequest:
     # processes of this machine that share each batch on the CPU, 1 to MOST_PROCESSES; None: as many
     # as before the run was stopped, else a number that suits device and batch
     processes: int | None = None
-    # threads of each process that decode and resize pictures, 1 to MOST_THREADS, which change no
-    # result; None: one per core, shared with the other processes of this machine
+    # threads, on a GPU processes, that decode and resize pictures for each process that trains: 1
+    # to MOST_THREADS, which change no result; None: by the cores of this machine
     loader_threads: int | None = None
     tensorboard: bool = False  # also write TensorBoard curves; needs the tensorboard package
     # observers of the run, which change nothing about its result; see :mod:`.callbacks` and

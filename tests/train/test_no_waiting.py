@@ -21,7 +21,7 @@ from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.checkpoints.native import read_tensors
 from rfdetr_repro.spec.errors import StatedFailure
-from rfdetr_repro.train import mask_points, matcher
+from rfdetr_repro.train import loop, mask_points, matcher
 from rfdetr_repro.train.callbacks import TrainingCallback, TrainingStep
 from rfdetr_repro.train.losses import detection_losses
 from rfdetr_repro.train.mask_points import PointDraws
@@ -261,3 +261,34 @@ def test_parts_of_several_types_are_copied_once(reads: Counter[str]) -> None:
     assert not reads and not more.is_read
     assert dict(more) == {"loss": 1.5, "layer1/l1": 0.1, "grad_norm": 2.0}
     assert reads["tolist"] == 1 and repr(parts) == "{'loss': 1.5, 'layer1/l1': 0.1}"
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_processes_make_the_batches_of_a_run_on_a_gpu(
+    split: CocoSplit,
+    tmp_path: Path,
+    free: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where the shared memory holds no batch, threads do, and that is said."""
+    made: list[Any] = []
+    monkeypatch.setattr(loop, "batches_by_processes", lambda *given, **more: made.append(given))
+    monkeypatch.setattr(loop, "training_batches", lambda *given, **more: made.append(more))
+    monkeypatch.setattr(loop, "default_threads", lambda processes: 16)
+    monkeypatch.setattr(loop, "fitting_processes", lambda asked, size: asked if free else 0)
+    for threads in (None, 3):
+        trainer = Trainer(recipe(steps=9), split, tmp_path, loader_threads=threads)
+        trainer.device = torch.device("cuda")
+        trainer.state.step = 4
+        with caplog.at_level("WARNING"):
+            trainer._made_batches()
+    if free:
+        assert [(steps, count) for _, _, steps, count in made] == [
+            (range(4, 9), 15),
+            (range(4, 9), 3),
+        ]
+    else:
+        assert [one["making"].threads for one in made] == [16, 3]
+        assert all(one["making"].pinned and one["stop_step"] == 9 for one in made)
+        assert "larger --shm-size" in caplog.text
