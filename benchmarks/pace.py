@@ -28,10 +28,13 @@ from PIL import Image
 
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.transforms import Batch
-from rfdetr_repro.ops.device import choose_device, named, peak_bytes
+from rfdetr_repro.ops.device import choose_device, named, peak_bytes, products
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.train_config import PRECISIONS, TrainConfig
+from rfdetr_repro.train.losses import detection_losses
+from rfdetr_repro.train.mask_points import PointDraws
+from rfdetr_repro.train.matcher import match
 from rfdetr_repro.train.plan import _batch
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.trainer import Trainer
@@ -187,6 +190,75 @@ def waits_of(trainer: Trainer, batches: list[Batch]) -> tuple[str, ...]:
         for one in caught
         if "synchroniz" in str(one.message)
     )
+
+
+def profile(trainer: Trainer, batches: list[Batch], rows: int = 15) -> list[str]:
+    """Lines about one step on a GPU by PyTorch's profiler: the device's busy time against the wall
+    time, and the kernels that take most. The profiler itself slows the host down.
+    """
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    torch.cuda.synchronize(trainer.device)
+    start = time.perf_counter()
+    with profiled(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        trainer.train_step(batches)
+        torch.cuda.synchronize(trainer.device)
+    wall_ms = 1e3 * (time.perf_counter() - start)
+    averages = found.key_averages()
+    kernels = [one for one in averages if one.device_type != torch.profiler.DeviceType.CPU]
+    busy_ms = sum(one.self_device_time_total for one in kernels) / 1e3
+    launches = sum(one.count for one in kernels)
+    told = [f"{launches} kernels and copies, {busy_ms:.1f} ms of {wall_ms:.1f} ms"]
+    for one in sorted(kernels, key=lambda one: -one.self_device_time_total)[:rows]:
+        told.append(f"{one.self_device_time_total / 1e3:8.2f} ms {one.count:5} x {one.key[:90]}")
+    host = sorted(averages, key=lambda one: -one.self_cpu_time_total)[:rows]
+    told += [
+        f"{one.self_cpu_time_total / 1e3:8.2f} ms host {one.count:5} x {one.key}" for one in host
+    ]
+    return told
+
+
+def parts_of_a_step(trainer: Trainer, batches: list[Batch]) -> dict[str, float]:
+    """Milliseconds of the parts of one step, with a synchronisation after each part: what the host
+    and the device need when neither may run ahead.
+    """
+    device = trainer.device
+    config = trainer.recipe.train
+    arch = trainer.recipe.preset.arch
+    detector = trainer.state.detector
+    spent: dict[str, float] = {}
+
+    def clock(name: str, work: Any) -> Any:
+        start = time.perf_counter()
+        result = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent[name] = 1e3 * (time.perf_counter() - start)
+        return result
+
+    batch = clock("copy", lambda: batches[0].to(device))
+    targets = batch.targets
+    draws = PointDraws(0)
+    groups = detector.config.groups
+    with products(device, trainer.precision.tf32):
+        with trainer._autocast(trainer.precision.dtype):
+            maps = clock(
+                "backbone", lambda: detector.features(batch.images, arch.patch, arch.windows)
+            )
+        maps = [one.float() for one in maps]
+        with trainer._autocast(trainer.precision.decoder):
+            made = clock(
+                "decoder", lambda: detector.training_outputs(maps, arch.input_hw, arch).float()
+            )
+        stages = [*made.layers, made.encoder]
+        clock("matching", lambda: match(stages, targets, groups, config, draws))
+        total = clock(
+            "matching and losses", lambda: detection_losses(made, targets, groups, config)[0]
+        )
+        clock("backward", lambda: total.backward())
+    clock("update", trainer._update)
+    return spent
 
 
 def plan(threads: Sequence[int], precisions: Sequence[str]) -> list[tuple[str, str, int | None]]:

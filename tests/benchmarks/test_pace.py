@@ -26,6 +26,15 @@ def test_a_pace_is_measured_from_every_source(source: str, tmp_path: Path) -> No
     assert trainer.state.step == 3
 
 
+def test_the_parts_of_a_step_are_timed(tmp_path: Path) -> None:
+    split = pace.write_pictures(tmp_path / "data", images=2, height=30, width=40)
+    trainer = pace.trainer_for(split, tmp_path / "run", CPU, size="pico", batch=1)
+    (batches, *_) = [next(pace.batches_of(trainer, pace.MADE_UP))]
+    found = pace.parts_of_a_step(trainer, batches)
+    names = ["copy", "backbone", "decoder", "matching", "matching and losses", "backward", "update"]
+    assert list(found) == names and all(ms >= 0 for ms in found.values())
+
+
 def test_waits_are_named_by_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     import warnings
 
