@@ -99,7 +99,7 @@ def plan(dry: bool, work: Path) -> list[Part]:
     parts = [
         measuring("environment", 10, dry, work),
         measuring("ceilings", 15, dry, work),
-        Part("tests", (*marked, *operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"), 60),
+        Part("tests", (*marked, *operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"), 40),
         measuring("latency", 110, dry, work),
         measuring("operators", 50, dry, work),
         measuring("training", 50, dry, work),
