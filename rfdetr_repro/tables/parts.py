@@ -63,27 +63,28 @@ def _row(record: Record) -> tuple[object, ...]:
 def _table(machine: str, rows: Sequence[tuple[Record, FrameTimes]]) -> Table:
     columns = [
         Column("model", "model", right=False),
-        Column("arch", "architecture", right=False, rank=6),
+        Column("arch", "architecture", right=False, rank=7),
         Column("weights", "weights", right=False, rank=4),
         Column("runtime", "runtime", right=False, rank=3),
-        Column("threads", "threads", rank=2),
+        Column("threads", "threads", rank=1),
         Column("frame", "frame", right=False),
-        Column("picture", "first picture of", right=False, rank=5),
+        Column("picture", "first picture of", right=False, rank=6),
     ]
     for name, label in PARTS.items():
         columns += [
             Column(f"{name}_ms", "ms", label),
             Column(f"{name}_ci", "95% CI", label, rank=5),
-            Column(f"{name}_share", "%", label, rank=1),
+            Column(f"{name}_share", "%", label),
         ]
     columns += [
         Column("whole_ms", "ms", "whole"),
         Column("decoding_ms", "ms", "JPEG", rank=2),
         Column("decoding_ci", "95% CI", "JPEG", rank=5),
-        Column("jpeg_mb", "MB", "JPEG", rank=7),
-        Column("samples", "n", rank=8),
+        Column("jpeg_mb", "MB", "JPEG", rank=8),
+        Column("samples", "n", rank=9),
     ]
-    table = Table("parts", f"From a frame to its detections, on {machine}", columns)
+    title = f"From a frame to its detections, on {machine}"
+    table = Table("parts", title, columns, facts={"machine": machine})
     for record, frame in rows:
         table.add(_cells(record, frame))
     table.notes = list(NOTES)

@@ -38,6 +38,7 @@ from rfdetr_repro.runtime import backends
 from rfdetr_repro.runtime.session import Detections
 from rfdetr_repro.spec.errors import StatedFailure, run_main
 from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.spec.resize_rules import LETTERBOX
 from rfdetr_repro.tables import command as tables
 
 QUICK: dict[str, Any] = dict(warmup=1, min_samples=32, max_samples=32, buffer_ms=0.0)
@@ -192,6 +193,15 @@ def test_post_processing_gives_what_the_way_of_a_user_gives(tmp_path: Path) -> N
     for counts, mask in zip(found.masks or [], (large[0] > 0).numpy(), strict=True):
         assert counts["size"] == [30, 50]
         np.testing.assert_array_equal(coco.decode(counts), mask)
+
+
+def test_post_processing_takes_the_border_of_a_letterbox_off(tmp_path: Path) -> None:
+    session = FakeSession(fake_artifact(tmp_path))
+    session.manifest = replace(session.manifest, resize=LETTERBOX)
+    # 16 x 16 px become 8 x 8 in an input of 8 x 16, with 4 px of grey left and right; the double's
+    # box is 8 px wide and 12 px high in the input
+    found = found_in(session, session.outputs(), (16, 16), threads=1)
+    np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 8, 16]] * COUNT)
 
 
 def test_frames_are_the_same_everywhere_and_their_jpegs_are_of_their_size() -> None:

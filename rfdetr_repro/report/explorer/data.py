@@ -32,7 +32,7 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
 # columns of paths that only a program needs
-_LEFT_OUT = re.compile(r"unverified$|.*\.draws_sha256$|latency\.samples_sha256$")
+_LEFT_OUT = re.compile(r"unverified$|.*\.draws_sha256$|latency\.(samples_sha256|parts)$")
 _WAIT = re.compile(r"buffer (\S+) ms")
 _FEW = 0.25  # share of Records below which only the present values are listed
 
