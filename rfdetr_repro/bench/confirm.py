@@ -427,6 +427,12 @@ class _Cells:
         wanted = self.context.parts
         if wanted is None:
             return
+        manifest = self.row.artifact.manifest
+        if not manifest.takes(1):
+            log.info(
+                f"{name}: the parts of its latency are not measured, because the file takes "
+                f"{manifest.images_per_run} images per run, and parts are those of one frame"
+            )
         missing = {
             record.id: sizes_hw
             for record in self.records()

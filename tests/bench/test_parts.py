@@ -312,6 +312,26 @@ def test_records_of_several_images_per_run_have_no_parts(tmp_path: Path) -> None
     assert wanted.missing_from(replace(timed, latency=None)) == ()
 
 
+def test_a_file_of_several_images_per_run_says_why_it_has_no_parts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = fake_artifact(tmp_path)
+    image = replace(artifact.manifest.inputs[0], shape=(2, 3, 8, 16))
+    several = replace(artifact, manifest=replace(artifact.manifest, inputs=(image,)))
+
+    class Pairs(FakeSession):
+        def bind(self, images: np.ndarray) -> None:
+            assert len(images) == 2
+
+    rows = {"pairs": Row(several, lambda build: Pairs(several))}
+    rules = replace(PROTOCOL, mode="sustained", batch=2)
+    context = Context(parts=Wanted(SIZES))
+    with caplog.at_level("INFO"):
+        outcome = confirm_all(rows, [rules], Store(tmp_path / "s.jsonl"), context=context)
+    (record,) = outcome.records["pairs"]
+    assert record.latency.parts is None and "takes 2 images per run" in caplog.text
+
+
 def test_a_row_whose_parts_fail_keeps_its_latency(tmp_path: Path) -> None:
     class Failing(FakeSession):
         def run(self, images: np.ndarray) -> Detections:
