@@ -24,7 +24,7 @@ CXX = shutil.which("g++")
 NVCC = shutil.which("nvcc") or next(
     (str(path) for path in [Path("/usr/local/cuda/bin/nvcc")] if path.is_file()), None
 )
-THREADS = "-std=c++20 -O1 -g -w -fsanitize=thread"
+THREADS = "-std=c++20 -O0 -g -w -fsanitize=thread"
 # another namespace than the installed operators'
 RECORDED = "-fPIC -Drfdetr=rfdetr_proof"
 

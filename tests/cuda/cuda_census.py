@@ -2,15 +2,13 @@
 64-bit division, registers and spills, for each architecture. census.csv holds what was counted;
 ``python tests/cuda/cuda_census.py`` writes that file anew.
 
-It needs nvcc, and cuobjdump and nvdisasm, which the packages nvidia-cuda-cuobjdump and
-nvidia-cuda-nvdisasm have without a CUDA toolkit.
+It needs nvcc and nvdisasm, which the package nvidia-cuda-nvdisasm has without a CUDA toolkit.
 """
 
 from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -37,19 +35,19 @@ KINDS = {
     "stores_8_bytes": r"STG\S*\.64",
     "stores": r"STG",
     "fused_products": r"FFMA",
-    "calls": r"CALL",
+    "divisions_64": r"CALL\S*\s+`\(\S*_(?:div|rem)_[su]64\b",
     "instructions": r"",
 }
 COLUMNS = ("source", "kernel", "architecture", *KINDS, "registers", "spilled_bytes")
 Row = dict[str, str | int]
 
 
-def tool(name: str) -> str | None:
-    """Path of cuobjdump or nvdisasm: on PATH, or in a package of NVIDIA's."""
-    found = shutil.which(name)
+def disassembler() -> str | None:
+    """Path of nvdisasm: on PATH, or in a package of NVIDIA's."""
+    found = shutil.which("nvdisasm")
     spec = importlib.util.find_spec("nvidia")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    inside = [path for folder in folders for path in Path(folder).glob(f"*/bin/{name}")]
+    inside = [path for folder in folders for path in Path(folder).glob("*/bin/nvdisasm")]
     return found or next(map(str, inside), None)
 
 
@@ -57,8 +55,7 @@ def missing() -> str:
     """Why a census cannot be taken; empty where it can."""
     if cuda_builds.NVCC is None:
         return "no nvcc"
-    lacking = [name for name in ("cuobjdump", "nvdisasm") if tool(name) is None]
-    return f"no {lacking[0]}: pip install nvidia-cuda-{lacking[0]}" if lacking else ""
+    return "" if disassembler() else "no nvdisasm: pip install nvidia-cuda-nvdisasm"
 
 
 def nvcc_version() -> str:
@@ -89,12 +86,9 @@ def demangled(names: list[str]) -> dict[str, str]:
 
 def counted(code: str) -> dict[str, int]:
     """How many instructions of each kind a function's listing has."""
-    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d\s+)?([A-Z][\w.]*)", code, re.M)
-    names = [name for name in names if name != "NOP"]
-    counts = {kind: sum(bool(re.match(form, x)) for x in names) for kind, form in KINDS.items()}
-    if not any(name.startswith("RET") for name in names):
-        counts["calls"] = 0  # nothing returns: a jump out of several branches at once
-    return counts
+    form = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d\s+)?([A-Z].*)"
+    found = [text for text in re.findall(form, code, re.M) if not text.startswith("NOP")]
+    return {kind: sum(bool(re.match(form, x)) for x in found) for kind, form in KINDS.items()}
 
 
 def census(source: str, architecture: str, folder: Path) -> list[Row]:
@@ -112,18 +106,10 @@ def census(source: str, architecture: str, folder: Path) -> list[Row]:
         name: (int(registers), int(stores) + int(loads))
         for name, stores, loads, registers in re.findall(form, notes, re.DOTALL)
     }
-    cuobjdump = tool("cuobjdump")
-    disassembler = tool("nvdisasm")
-    assert cuobjdump is not None and disassembler is not None
-    beside = f"{Path(disassembler).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    listing = subprocess.run(
-        [cuobjdump, "-sass", str(cubin)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PATH": beside},
-    ).stdout
-    _, *parts = re.split(r"^\s*Function : (\w+)\n", listing, flags=re.M)
+    program = disassembler()
+    assert program is not None
+    listing = cuda_builds.run([program, "-c", str(cubin)]).stdout
+    _, *parts = re.split(r"^\.text\.(\w+):\n", listing, flags=re.M)
     functions = dict(zip(parts[::2], parts[1::2], strict=True))
     names = demangled(list(functions))
     rows: list[Row] = []

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="futexes of Linux"),
 ]
 NAMES = re.findall(r'^    \{"([^"]+)"', (cuda_builds.HERE / "thread_cases.cpp").read_text(), re.M)
-QUICK = ("fused two points", "packed masks")
+QUICK = ("sorted tiles", "packed masks")
 
 
 @pytest.fixture(scope="module")
