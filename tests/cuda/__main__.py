@@ -70,8 +70,8 @@ def outcome(test: str, folder: Path) -> tuple[str, str]:
         return BROKEN, output
     if done.returncode == 0 and not re.search(r"^\d+ passed|[ ,]\d+ passed", output, re.M):
         return SKIPPED, output
-    if done.returncode == 5:
-        return BROKEN, f"no test is named so: {test}"
+    if done.returncode > 1:  # not a failing test, nor a signal: nothing was tested
+        return BROKEN, f"error: pytest ends with {done.returncode}\n{output}"
     return (PASSED if done.returncode == 0 else FOUND), output
 
 

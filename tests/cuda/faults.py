@@ -26,12 +26,25 @@ THREADS = "tests/cuda/test_cuda_threads.py"
 RUNTIME = "tests/cuda/test_cuda_runtime.py"
 CENSUS = "tests/cuda/test_cuda_census.py"
 HOST = "tests/ops/test_cuda_compile.py"
+PATHS = (
+    "direct",
+    "direct fused",
+    "staged",
+    "sorted fused",
+    "sorted tiles",
+    "sorted chunks",
+    "general",
+    "general fused",
+    "deterministic",
+)
 TESTS = {
     "host masks": [HOST, "-k", "masks and not spills"],
     "threads masks": [THREADS, "-k", "masks"],
     "runtime": [RUNTIME, "-k", "g++-H100"],
     "runtime nvcc": [RUNTIME, "-k", "nvcc-H100"],
     "census masks": [CENSUS, "-k", "masks-90"],
+    "census forward": [CENSUS, "-k", "ms_deform_attn-90"],
+    **{f"threads {name}": [f"{THREADS}::test_threads_do_not_race[{name}]"] for name in PATHS},
 }
 
 MASKS = [
@@ -216,4 +229,214 @@ REGISTRATIONS = [
     ),
 ]
 
-FAULTS = [*MASKS, *REGISTRATIONS]
+ATTENTION = [
+    Fault(
+        "sorted: no barrier between counting and scanning",
+        "cuda/fast_backward.cuh",
+        "    block.count_cells();\n    __syncthreads();\n",
+        "    block.count_cells();\n",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "sorted: no barrier before the totals of warps are read",
+        "cuda/fast_backward.cuh",
+        "totals[warp] = before;\n    __syncthreads();\n",
+        "totals[warp] = before;\n",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "sorted: no barrier before the next tile",
+        "cuda/fast_backward.cuh",
+        "    __syncthreads();  // before the next tile, or the end, uses the memory\n",
+        "",
+        ("threads sorted tiles",),
+    ),
+    Fault(
+        "sorted: a place is overwritten before all lanes have read it",
+        "cuda/fast_backward.cuh",
+        "        __syncwarp();",
+        "",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "sorted: samples of a cell are not counted by atomics",
+        "cuda/fast_backward.cuh",
+        "if (inside) atomicAdd(memory.cursor + cell, 1);",
+        "if (inside) ++memory.cursor[cell];",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "sorted: samples are not placed by atomics",
+        "cuda/fast_backward.cuh",
+        "memory.order[atomicAdd(memory.cursor + cell, 1)]",
+        "memory.order[memory.cursor[cell]++]",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "sorted: sums in shared memory are not atomic",
+        "cuda/fast_backward.cuh",
+        "atomicAdd(at, total[k].x),",
+        "at[0] += total[k].x,",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "sorted: several blocks flush without atomics",
+        "cuda/fast_backward.cuh",
+        "        atomic_add4(at, sums);",
+        "        at[0] += sums.x, at[1] += sums.y, at[2] += sums.z, at[3] += sums.w;",
+        ("threads sorted chunks",),
+    ),
+    Fault(
+        "sorted: every block takes itself for the only one",
+        "cuda/fast_backward.cuh",
+        "sort.exclusive = chunks == 1;",
+        "sort.exclusive = 1;",
+        ("threads sorted chunks",),
+    ),
+    Fault(
+        "sorted: the gradient of a box is not summed by atomics",
+        "cuda/fast_backward.cuh",
+        "if (call.boxes) atomic_add4(to.boxes + query(q) * 4, "
+        "make_float4(sums.x, sums.y, sums.w, sums.h));",
+        "if (call.boxes) to.boxes[query(q) * 4] += sums.x, to.boxes[query(q) * 4 + 1] += sums.y, "
+        "to.boxes[query(q) * 4 + 2] += sums.w, to.boxes[query(q) * 4 + 3] += sums.h;",
+        ("threads sorted fused",),
+    ),
+    Fault(
+        "direct: the gradient of value is not summed by atomics",
+        "cuda/fast_backward.cuh",
+        "if (share[k] != 0.0f) atomic_add4(to.value + at[k], part);",
+        "if (share[k] != 0.0f) to.value[at[k]] += part.x, to.value[at[k] + 1] += part.y, "
+        "to.value[at[k] + 2] += part.z, to.value[at[k] + 3] += part.w;",
+        ("threads direct",),
+    ),
+    Fault(
+        "direct: the gradient of value is not zeroed",
+        "cuda/fast_backward.cuh",
+        "if (!sorted || !launch.sort.exclusive) {",
+        "if (false) {",
+        ("threads direct",),
+    ),
+    Fault(
+        "direct: a quarter of the gradient of value is zeroed",
+        "cuda/fast_backward.cuh",
+        "fill_zero(to.value, 4 * values, stream)",
+        "fill_zero(to.value, values, stream)",
+        ("threads direct",),
+    ),
+    Fault(
+        "direct: the gradient of a softmax without its mean",
+        "cuda/fast_backward.cuh",
+        "(*weight - mean)",
+        "*weight",
+        ("threads direct fused",),
+    ),
+    Fault(
+        "a sum over half of a group of lanes",
+        "cuda/fast.cuh",
+        "  for (int bit = W / 2; bit > 0; bit /= 2) x += __shfl_xor_sync(kAllLanes, x, bit, W);",
+        "  for (int bit = W / 4; bit > 0; bit /= 2) x += __shfl_xor_sync(kAllLanes, x, bit, W);",
+        ("threads direct fused",),
+    ),
+    Fault(
+        "forward: weights of two corners are exchanged",
+        "cuda/fast_forward.cuh",
+        "{above * blend.left, above * blend.right, below * blend.left, below * blend.right}",
+        "{above * blend.right, above * blend.left, below * blend.left, below * blend.right}",
+        ("threads direct",),
+    ),
+    Fault(
+        "staged: no barrier after the copy of the maps",
+        "cuda/fast_forward.cuh",
+        "  __syncthreads();\n",
+        "",
+        ("threads staged",),
+    ),
+    Fault(
+        "staged: the last query of a chunk is left out",
+        "cuda/fast_forward.cuh",
+        "  const int last = first + chunk < call.queries ? first + chunk : call.queries;",
+        "  const int last = (first + chunk < call.queries ? first + chunk : call.queries) - 1;",
+        ("threads staged",),
+    ),
+    Fault(
+        "large shared memory is used without being allowed",
+        "cuda/fast.cuh",
+        "cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.bytes);",
+        "cudaSuccess;",
+        ("runtime",),
+    ),
+    Fault(
+        "32-bit indices beyond 2^31 numbers",
+        "cuda/fast.cuh",
+        "constexpr int64_t kMost = int64_t(1) << 30;",
+        "constexpr int64_t kMost = int64_t(1) << 40;",
+        ("runtime",),
+    ),
+    Fault(
+        "packs have lost their alignment",
+        "cuda/device.cuh",
+        "struct alignas(sizeof(T) * V) Pack {",
+        "struct Pack {",
+        ("census forward",),
+    ),
+    Fault(
+        "zeros are written on the default stream",
+        "cuda/fast_backward.cuh",
+        "size_t(bytes), static_cast<cudaStream_t>(stream))",
+        "size_t(bytes), nullptr)",
+        ("runtime",),
+    ),
+    Fault(
+        "general: no barriers between the phases",
+        "cuda/ms_deform_attn_backward.cu",
+        "if (which + 1 < Phases::kPhases) __syncthreads();",
+        "",
+        ("threads general",),
+    ),
+    Fault(
+        "general: sums in shared memory are not atomic",
+        "cuda/ms_deform_attn_backward.cu",
+        "atomicAdd(sums + pixel * slice + lane, amount);",
+        "sums[pixel * slice + lane] += amount;",
+        ("threads general",),
+    ),
+    Fault(
+        "general: blocks flush without atomics",
+        "cuda/ms_deform_attn_backward.cu",
+        "atomicAdd(result + i / slice * row + i % slice, sums[i]);",
+        "result[i / slice * row + i % slice] += sums[i];",
+        ("threads general",),
+    ),
+    Fault(
+        "general: the last query of a chunk is left out",
+        "cuda/ms_deform_attn_backward.cu",
+        "last = first + chunk < problem.queries ? first + chunk : problem.queries;",
+        "last = first + chunk < problem.queries ? first + chunk - 1 : problem.queries;",
+        ("threads general",),
+    ),
+    Fault(
+        "deterministic: a sum has two owners",
+        "cuda/ms_deform_attn_backward.cu",
+        "} else if (pixel % groups == group) {",
+        "} else if (pixel % groups / 2 == group / 2) {",
+        ("threads deterministic",),
+    ),
+    Fault(
+        "general: a number of blocks beyond a launch is cut to 32 bits",
+        "cuda/ms_deform_attn_backward.cu",
+        "if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);",
+        "",
+        ("runtime",),
+        times=2,
+    ),
+    Fault(
+        "attention: errors of the forward launch are ignored",
+        "cuda/ms_deform_attn.cpp",
+        'STD_TORCH_CHECK(error == 0, "ms_deform_attn on CUDA: "',
+        'STD_TORCH_CHECK(error != -1, "ms_deform_attn on CUDA: "',
+        ("runtime",),
+    ),
+]
+
+FAULTS = [*MASKS, *REGISTRATIONS, *ATTENTION]

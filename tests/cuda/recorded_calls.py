@@ -140,6 +140,7 @@ SIZES = {  # batch, queries, heads, channels, side of the map
     "2^31 outputs": (2**16, 300, 16, 16, 4),
     "2^40 outputs": (2**20, 2**12, 16, 16, 4),
     "2^52 outputs": (2**24, 2**20, 16, 16, 4),
+    "2^35 maps": (2**28, 64, 128, 16, 4),
 }
 MASK_SIZES = {  # count, side of the map, height, width
     "usual": (100, 108, 1080, 1920),
@@ -200,9 +201,11 @@ def failures(events: list[str]) -> list[tuple[str, int]]:
     """Every call of the runtime that may fail in a call that asked for these."""
     launches = sum(event.startswith("launch ") for event in events)
     attributes = sum(event.startswith("attribute ") for event in events)
+    fills = sum(event.startswith("memset ") for event in events)
     return [
         *(("launch", index) for index in range(launches)),
         *(("cudaFuncSetAttribute", index) for index in range(attributes)),
+        *(("cudaMemsetAsync", index) for index in range(fills)),
         ("stream", 0),
     ]
 

@@ -76,6 +76,8 @@ def test_on_the_device_and_its_current_stream(recorded: dict[str, Any]) -> None:
         work = launches(events)
         assert work and all(launch.stream == recorded["stream"] for launch in work), name
         assert all(launch.device == DEVICE for launch in work), name
+        for fill in (event for event in events if event.startswith("memset ")):
+            assert f" stream={recorded['stream']} device={DEVICE}" in fill, (name, fill)
 
 
 def test_shared_memory_is_allowed_before_it_is_used(recorded: dict[str, Any]) -> None:
@@ -115,3 +117,8 @@ def test_a_launch_has_the_size_that_the_call_needs(recorded: dict[str, Any]) -> 
             # a thread has at most 64 rows of 8 pixels
             assert launch.blocks * launch.threads * 8 * 64 >= pixels, size
             assert ("masks_kernel<int" in launch.kernel) == (pixels < 2**30), (size, launch)
+    fast = re.compile(r"(?:direct|staged|sorted)_\w+_kernel")
+    for name, outcome in recorded["sizes"].items():
+        if name.startswith(("forward", "backward")):
+            kernels = [launch.kernel for launch in launches(outcome["events"])]
+            assert any(map(fast.search, kernels)) == name.endswith("usual") or not kernels, name

@@ -100,6 +100,8 @@ bool attention(const Shape& shape) {
       boxes(wide, 4 * p.queries);
   Array upstream(storage, slots * p.channels), output(storage, slots * p.channels);
   Array d_value(wide, value.count), d_points(wide, points.count), d_weights(wide, weights.count), d_boxes(wide, boxes.count);
+  for (Array* const result : {&output, &d_value, &d_points, &d_weights, &d_boxes})
+    memset(result->data(), 0xff, size_t(result->count * result->size()));
   value.fill(-1, 1), upstream.fill(-1, 1), weights.fill(shape.fused ? -2 : 0, 1), boxes.fill(0.3, 0.6);
   points.fill(shape.fused ? -2 : -0.1, shape.fused ? 2 : 1.1);
   call.storage = storage, call.value = value.data(), call.points = points.data(), call.weights = weights.data();
