@@ -137,12 +137,20 @@ class RotaryViT(WindowedViT):
 
     norm_eps = NORM_EPS
 
+    def __init__(self, config: ModelConfig) -> None:
+        """Widths and blocks of ``config``, with random weights."""
+        super().__init__(config)
+        self._on_device: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
+
     def _block(self) -> nn.Module:
         return RotaryBlock(self.config)
 
     def _positions(
         self, grid_hw: tuple[int, int], windows: int, like: Tensor
     ) -> tuple[Tensor, ...]:
+        """The angles of :func:`rotation`. On a GPU they are copied once and kept: a CUDA graph can
+        hold no copy from the host.
+        """
         config = self.config
         angles = rotation(
             grid_hw,
@@ -151,4 +159,11 @@ class RotaryViT(WindowedViT):
             config.vit_dim // config.vit_heads,
             config.rope_theta,
         )
-        return tuple(part.to(like) for part in angles)
+        traced = type(like) is not Tensor or torch.compiler.is_compiling()
+        if like.device.type == "cpu" or traced:
+            return tuple(part.to(like) for part in angles)
+        key = (grid_hw, windows, like.device, like.dtype)
+        if key not in self._on_device:
+            with torch.inference_mode(False):  # as in :func:`rotation`
+                self._on_device[key] = tuple(part.to(like.device, like.dtype) for part in angles)
+        return self._on_device[key]

@@ -271,6 +271,24 @@ def test_windows_keep_the_coordinates_of_the_image() -> None:
     assert bool((apart[0][:, :3] == 1).all()) and bool((apart[1][:, :3] == 0).all())
 
 
+def test_angles_are_copied_to_a_device_once() -> None:
+    """A CUDA graph can hold no copy from the host; the device without memory stands for a GPU."""
+    arch = archs_of("dinov3")[0]
+    patch, windows = arch.patch, arch.windows
+    model = small_detector("dinov3").backbone.to("meta")
+    images = torch.zeros(1, 3, *arch.input_hw, device="meta")
+    with torch.inference_mode():
+        model(images, patch, windows)
+    kept = dict(model._on_device)
+    assert len(kept) == 1 and not any(
+        part.is_inference() for parts in kept.values() for part in parts
+    )
+    model(images, patch, windows)  # in training
+    assert all(model._on_device[key] is parts for key, parts in kept.items())
+    model.bfloat16()(images.bfloat16(), patch, windows)
+    assert len(model._on_device) == 2
+
+
 @pytest.mark.parametrize("kind", FIELDS)
 def test_training_goes_on_after_an_evaluation(kind: str) -> None:
     """What a backbone keeps from a call in inference mode serves later calls with gradients."""
