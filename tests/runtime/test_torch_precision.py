@@ -171,11 +171,13 @@ def test_the_benchmark_measures_all_three(
     refused = [
         ["--backend", "torch,openvino"],
         ["--backend", "torch,torch-graph", "--cuda-graph", "both"],
+        ["--backend", "torch", "--precision", "int8"],
     ]
     for more in refused:
         assert run_main(main, [*what[:2], *more, *few]) == 2
     told = capsys.readouterr().err
     assert "because they run the same files" in told and "--backend names several" in told
+    assert "a file of the format torch cannot be converted to int8" in told
 
 
 @pytest.mark.gpu

@@ -51,6 +51,12 @@ def in_precision(
 
     if precision == "bf16" or computes(artifact, precision):
         return computed_in(artifact, precision)
+    if artifact.manifest.format != "onnx":
+        raise InputError(
+            f"a file of the format {artifact.manifest.format} cannot be converted to {precision}",
+            artifact.path,
+            "give the ONNX file, with a backend that runs ONNX files",
+        )
     names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
     stem = Path(args.out).parent / precision / "-".join(names)
     convert = {"fp16": _in_float16, "int8": _in_int8}[precision]
