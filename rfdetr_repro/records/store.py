@@ -4,7 +4,6 @@ takes the later line.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from rfdetr_repro.spec.collector import uncollected
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import files_below, locked, open_input, output_path, parse_json
 from rfdetr_repro.spec.side_by_side import side_by_side
@@ -95,7 +95,7 @@ class Store:
                 self.path,
                 "give a records.jsonl, or the folder of a run",
             )
-        with _uncollected():
+        with uncollected():
             if len(whole) < _MANY_LINES:
                 return list(self._records(whole, 1).values())
             half = len(whole) // 2
@@ -192,20 +192,6 @@ def stores_of(path: str | Path) -> list[Path]:
             if name == "records.jsonl" or "records.jsonl" not in stores
         ]
     return sorted(found)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """A block in which Python looks for no reference cycles. Records have none, and to look through
-    all that were read, again and again, took a fifth of the time of reading 20,000.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _content_of(line: bytes) -> str:

@@ -12,6 +12,7 @@ from rfdetr_repro.spec.arguments import (
     input_folder,
     output_file,
 )
+from rfdetr_repro.spec.collector import uncollected
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,13 +48,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of the run that ``argv`` names."""
     options = parser().parse_args(argv)
-    # loads slowly; the arguments are checked first
-    from .build import build_paper, build_report, newest_run
+    with uncollected():
+        # loads slowly; the arguments are checked first
+        from .build import build_paper, build_report, newest_run
 
-    if options.paper:
-        path = build_paper(options.out or "paper.pdf", options.run, options.records)
-    else:
-        path = build_report(options.run or newest_run(), options.out, options.records)
+        if options.paper:
+            path = build_paper(options.out or "paper.pdf", options.run, options.records)
+        else:
+            path = build_report(options.run or newest_run(), options.out, options.records)
     print(path)
     print(path.with_suffix(".html"))
     return 0

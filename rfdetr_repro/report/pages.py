@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from fpdf import FPDF
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -64,6 +64,13 @@ class Pages(FPDF):
         self.set_draw_color(color)
         self.set_line_width(thickness)
         self.line(self.l_margin, self.y, self.l_margin + width, self.y)
+
+    def draw_path(self, path: Any, debug_stream: Any = None, copy: bool = False) -> None:
+        """Draws a path or a whole drawing. fpdf2 itself copies it first, part by part, which a
+        drawing that is drawn once does not need.
+        """
+        with self.drawing_context() as context:
+            context.add_item(path, copy)
 
     def footer(self) -> None:
         """A thin line, the number of the page and the footer's text, shortened to one line."""
