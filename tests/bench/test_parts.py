@@ -317,7 +317,7 @@ def test_a_file_of_several_images_per_run_says_why_it_has_no_parts(
 ) -> None:
     artifact = fake_artifact(tmp_path)
     image = replace(artifact.manifest.inputs[0], shape=(2, 3, 8, 16))
-    several = replace(artifact, manifest=replace(artifact.manifest, inputs=(image,)))
+    several = replace(artifact, manifest=replace(artifact.manifest, inputs=(image,), batch=2))
 
     class Pairs(FakeSession):
         def bind(self, images: np.ndarray) -> None:
@@ -328,6 +328,7 @@ def test_a_file_of_several_images_per_run_says_why_it_has_no_parts(
     context = Context(parts=Wanted(SIZES))
     with caplog.at_level("INFO"):
         outcome = confirm_all(rows, [rules], Store(tmp_path / "s.jsonl"), context=context)
+    assert not outcome.failures
     (record,) = outcome.records["pairs"]
     assert record.latency.parts is None and "takes 2 images per run" in caplog.text
 
@@ -386,7 +387,7 @@ def test_a_frame_is_its_pixels() -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are a few bytes: no runtime opens them."""
     monkeypatch.setattr(backends, "open_session", lambda artifact, *_, **__: FakeSession(artifact))
-    monkeypatch.setattr(backends, "check_backend", lambda backend: None)
+    monkeypatch.setattr(backends, "check_backend", lambda *_, **__: None)
     monkeypatch.setattr(trial, "tried", lambda artifact: artifact)
 
 
