@@ -4,7 +4,7 @@ of tokens (paper v2 Appendix L).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rfdetr_repro.records.record import Record, ScoredRecord, SearchedRecord
 from rfdetr_repro.spec.arch import Arch
@@ -34,7 +34,7 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
         Column("gap", "difference"),
     ]
     table = Table("family", "Patch sizes that training never drew", columns)
-    alike = _by_tokens(trained)
+    alike = _by_tokens(trained, {_decoder(record.as_searched().arch) for record in records})
     for record in records:
         arch = record.as_searched().arch
         own = record.accuracy
@@ -53,16 +53,24 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
     return table
 
 
+def _decoder(arch: Arch) -> tuple[int, int]:
+    """(decoder layers, queries)."""
+    return arch.decoder_layers, arch.queries
+
+
 def _tokens(arch: Arch) -> tuple[int, int, int]:
     """(number of tokens, decoder layers, queries)."""
-    return arch.tokens, arch.decoder_layers, arch.queries
+    return arch.tokens, *_decoder(arch)
 
 
-def _by_tokens(trained: Sequence[Record]) -> dict[tuple[int, int, int], list[SearchedRecord]]:
-    """The trained Records by number of tokens and decoder."""
+def _by_tokens(
+    trained: Sequence[Record], decoders: Container[tuple[int, int]]
+) -> dict[tuple[int, int, int], list[SearchedRecord]]:
+    """The trained Records with one of these decoders, by number of tokens and decoder."""
     groups: dict[tuple[int, int, int], list[SearchedRecord]] = {}
     for record in trained:
-        if (searched := SearchedRecord.of(record)) is not None:
+        searched = SearchedRecord.of(record)
+        if searched is not None and _decoder(searched.arch) in decoders:
             groups.setdefault(_tokens(searched.arch), []).append(searched)
     return groups
 
