@@ -7,10 +7,10 @@ of, so that a change of one source compiles that source alone.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,16 +37,23 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@functools.cache
-def headers() -> bytes:
-    """A hash of every header that a source may include."""
-    found = sorted([*(ROOT / "csrc").rglob("*.h"), *SOURCES.glob("*.cuh"), *HERE.glob("*.h")])
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in found)).digest()
+def contents(path: Path, seen: set[Path]) -> bytes:
+    """A source and the headers beside it that it includes, and theirs."""
+    if path in seen or not path.is_file():
+        return b""
+    seen.add(path)
+    text = path.read_bytes()
+    included = re.findall(rb'^#include "([^"]+)"', text, re.M)
+    parts = [contents((path.parent / name.decode()).resolve(), seen) for name in included]
+    return b"\0".join([text, *parts])
 
 
 def compiled(command: list[str], source: Path, folder: Path) -> Path:
     """The object of a source; ``command`` is the compiler with its flags."""
-    made_of = " ".join(command).replace(str(ROOT), "").encode() + headers() + source.read_bytes()
+    first = [Path(word) for word in command if word.endswith(".h")]
+    seen: set[Path] = set()
+    text = b"\0".join(contents(path, seen) for path in (*first, source))
+    made_of = " ".join(command).replace(str(ROOT), "").encode() + text
     name = f"{source.stem}-{hashlib.sha256(made_of).hexdigest()[:20]}.o"
     target = Path(os.environ.get("RFDETR_PROOF_CACHE", folder)) / name
     if not target.is_file():

@@ -245,10 +245,10 @@ ATTENTION = [
         ("threads sorted fused",),
     ),
     Fault(
-        "sorted: no barrier before the next tile",
+        "sorted: no barrier before the gradients are written",
         "cuda/fast_backward.cuh",
-        "    __syncthreads();  // before the next tile, or the end, uses the memory\n",
-        "",
+        "    block.sum();\n    __syncthreads();\n",
+        "    block.sum();\n",
         ("threads sorted tiles",),
     ),
     Fault(
