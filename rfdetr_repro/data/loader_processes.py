@@ -92,7 +92,7 @@ def batches_by_processes(
     loader = DataLoader(
         _MicroBatches(source),
         batch_size=None,
-        sampler=_Keys(source, sizes_of_step, steps),  # type: ignore[arg-type] # any iterable
+        sampler=_Keys(source, sizes_of_step, steps),
         num_workers=processes,
         prefetch_factor=1,
         pin_memory=pinned,

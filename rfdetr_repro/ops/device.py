@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -86,6 +86,9 @@ def products(device: torch.device, tf32: bool) -> Iterator[None]:
         before.restore()
 
 
+_BACKENDS: Any = torch.backends  # whose newer settings have no types
+
+
 class _Products(NamedTuple):
     """Settings of float32 products: by the older interface, then by the newer one."""
 
@@ -101,7 +104,7 @@ class _Products(NamedTuple):
         """The settings of this process. The getters of the older interface raise where the newer
         one was set to something else; the older value is then the opposite of the newer one.
         """
-        backends = torch.backends
+        backends = _BACKENDS
         matmul = backends.cuda.matmul.fp32_precision
         convolution = backends.cudnn.conv.fp32_precision
         word = "highest" if matmul == "tf32" else "high"
@@ -116,7 +119,7 @@ class _Products(NamedTuple):
 
     def restore(self) -> None:
         """Makes these the settings of this process again."""
-        backends = torch.backends
+        backends = _BACKENDS
         torch.set_float32_matmul_precision(self.word)
         backends.cudnn.allow_tf32 = self.convolution_allowed
         backends.cuda.matmul.fp32_precision = self.matmul

@@ -71,6 +71,7 @@ def _start(process: Any) -> None:
 
 def _send_result(work: Callable[[], Any], sender: Connection) -> None:
     """In the other process: sends (result, None, "") or (None, error, traceback)."""
+    answer: tuple[Any, Exception | None, str]
     try:
         answer = (work(), None, "")
     except Exception as error:
