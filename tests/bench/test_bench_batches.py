@@ -67,7 +67,10 @@ def test_each_model_has_its_own_weights(weights: Path) -> None:
         (("--model", "x.onnx", "--threads", "none"), "--threads"),
         (("--model", "x.onnx", "--backend", "onnx"), "'onnx' is no runtime"),
         (("--model", "x.onnx", "--backend", "openvino,openvino"), "twice"),
-        (("--model", "x.onnx", "--backend", "onnxruntime,tensorrt"), "only onnxruntime and openvino"),
+        (
+            ("--model", "x.onnx", "--backend", "onnxruntime,tensorrt"),
+            "only onnxruntime and openvino",
+        ),
     ],
 )
 def test_what_does_not_go_together(arguments: tuple[str, ...], told: str, weights: Path) -> None:
