@@ -1,5 +1,5 @@
-// How the kernels are launched and reach dynamic shared memory. Two macros, because the tests also compile the kernels' text for
-// the host: there a header that is included first defines both, and this file adds nothing.
+// How the kernels are launched and reach dynamic shared memory. Macros, because the tests also compile the kernels' text for
+// the host: there a header that is included first defines the first two, and the third is empty.
 #pragma once
 
 #ifdef __CUDACC__
@@ -16,4 +16,8 @@
 #define SHARED_MEMORY(type, name)            \
   extern __shared__ double2 dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(dynamic_shared)
+// Before a parameter of a kernel: read where the driver put the parameter, also by an index that is known at run time only.
+#define CONSTANT_ARGUMENT __grid_constant__
+#else
+#define CONSTANT_ARGUMENT
 #endif
