@@ -73,11 +73,29 @@ bool is_fast(const Attention& call, const void* other) {
   return bits % 16 == 0 && (samples == 0 || queries * problem.heads <= kMost / (2 * samples)) && !path_is("general");
 }
 
+// Channel v of a pack.
+template <class T, int V>
+__device__ __forceinline__ float channel_of(const Pack<T, V>& pack, int v) {
+  return load(pack.channel[v]);
+}
+#ifdef __CUDA_ARCH__
+// One instruction: a bfloat16 is the upper half of a float32.
+template <int V>
+__device__ __forceinline__ float channel_of(const Pack<__nv_bfloat16, V>& pack, int v) {
+  unsigned two;
+  memcpy(&two, pack.channel + v / 2 * 2, sizeof two);
+  return __uint_as_float(v % 2 ? two & 0xffff0000u : two << 16);
+}
+#endif
+
 // Four channels from 4 * sizeof(T) aligned bytes.
 template <class T>
+__device__ __forceinline__ float4 unpack4(const Pack<T, 4>& pack) {
+  return make_float4(channel_of(pack, 0), channel_of(pack, 1), channel_of(pack, 2), channel_of(pack, 3));
+}
+template <class T>
 __device__ __forceinline__ float4 load4(const T* from) {
-  const Pack<T, 4> pack = *reinterpret_cast<const Pack<T, 4>*>(from);
-  return make_float4(load(pack.channel[0]), load(pack.channel[1]), load(pack.channel[2]), load(pack.channel[3]));
+  return unpack4(*reinterpret_cast<const Pack<T, 4>*>(from));
 }
 
 __device__ __forceinline__ float dot4(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
@@ -166,9 +184,10 @@ struct Raw {
   float4 box;
 };
 
-// The samples of one slot, of which this lane has every W-th. N: their number, or 0 if only the call knows.
+// The samples of one slot, of which this lane has every W-th. N: their number, all on one level, or 0 if only the call knows.
 template <class T, int W, int N>
 struct Group {
+  static constexpr bool kOneLevel = N != 0;
   const Fast<T>& call;
   int slot, lane;
   Raw raw;
@@ -214,10 +233,10 @@ struct Group {
     const float given = round == 0 ? raw.weight : weight(i);
     float x = at.x, y = at.y;
     if (call.boxes) {
-      const float unit = offset_unit<float>(call.level_points);
+      const float unit = offset_unit<float>(kOneLevel ? N : call.level_points);
       x = raw.box.x + x * (raw.box.z * unit), y = raw.box.y + y * (raw.box.w * unit);
     }
-    place = place_of(x, y, call.level[call.levels == 1 ? 0 : i / call.level_points]);
+    place = place_of(x, y, call.level[kOneLevel || call.levels == 1 ? 0 : i / call.level_points]);
     return call.boxes ? exp_of(given - top) * scale : given;
   }
 };

@@ -254,7 +254,7 @@ struct SortedBlock {
   }
 
   __device__ __forceinline__ void count_pairs() const {
-    const float unit = offset_unit<float>(call.level_points);
+    const float unit = offset_unit<float>(N);
     Pair next = pair_of(int(threadIdx.x) < count ? threadIdx.x : 0);
     for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const Pair pair = next;
@@ -416,7 +416,7 @@ struct SortedBlock {
 #pragma unroll 1
       for (int i = 0; i < longest; ++i) {
         const int sample = index;
-        const float4 given = load4(up.channel);
+        const float4 given = unpack4(up);
         const float dx = record.number[0], dy = record.number[1], amount = record.number[2];
         index = next_index, next_index = last_index, up = next_up;
         next_up = upstream_of(upstream, next_index, i + 2 < length);  // in flight while two samples are summed
@@ -443,7 +443,7 @@ struct SortedBlock {
   }
 
   __device__ __forceinline__ void write_pairs() const {
-    const float unit = offset_unit<float>(call.level_points);
+    const float unit = offset_unit<float>(N);
     Pair next{};
     if (call.boxes && int(threadIdx.x) < count) next = pair_of(threadIdx.x);
     for (int q = threadIdx.x; q < count; q += blockDim.x) {

@@ -21,8 +21,8 @@ namespace rfdetr {
 namespace {
 
 constexpr int kDirectThreads = 128;
-template <class T>
-constexpr int kStagedThreads = sizeof(T) == 4 ? 1024 : 768;  // eight channels per lane need more registers than four
+template <class T, int N>
+constexpr int kStagedThreads = sizeof(T) == 4 || N != 0 ? 1024 : 768;  // what the registers allow
 
 // Adds the samples of `group` to `total`; base: the lane's channels of the slot's head at pixel 0, row: numbers between pixels.
 template <class T, int W, int N>
@@ -41,26 +41,22 @@ __device__ __forceinline__ void gather(const Group<T, W, N>& group, const T* bas
     for (int j = 0; j < W; ++j) {
       const int i = round * W + j;
       if (i >= samples) break;
-      level.reach(group.call, i);
+      if (N == 0) level.reach(group.call, i);
       const int code = __shfl_sync(kAllLanes, own.code, j, W);
       float corner[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) corner[k] = __shfl_sync(kAllLanes, mine[k], j, W);
-      Pack<T, V> pack[4] = {};
-      if (code >= 0) {
-        const T* const north = base + (code >> 4) * row;
-        const T* const south = north + pixels_down(code, level.width) * row;
-        const int east = pixels_across(code) * row;
-        pack[0] = *reinterpret_cast<const Pack<T, V>*>(north), pack[1] = *reinterpret_cast<const Pack<T, V>*>(north + east);
-        pack[2] = *reinterpret_cast<const Pack<T, V>*>(south), pack[3] = *reinterpret_cast<const Pack<T, V>*>(south + east);
-      } else {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) corner[k] = 0.0f;  // and no NaN from a weight that is one
-      }
+      if (code < 0) continue;  // the lanes meet again at the next shuffle
+      const T* const north = base + (code >> 4) * row;
+      const T* const south = north + pixels_down(code, level.width) * row;
+      const int east = pixels_across(code) * row;
+      const Pack<T, V> pack[4] = {
+          *reinterpret_cast<const Pack<T, V>*>(north), *reinterpret_cast<const Pack<T, V>*>(north + east),
+          *reinterpret_cast<const Pack<T, V>*>(south), *reinterpret_cast<const Pack<T, V>*>(south + east)};
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
 #pragma unroll
-        for (int v = 0; v < V; ++v) total[v] += corner[k] * load(pack[k].channel[v]);
+        for (int v = 0; v < V; ++v) total[v] += corner[k] * channel_of(pack[k], v);
       }
     }
   }
@@ -76,7 +72,8 @@ __device__ __forceinline__ void write_pack(T* to, const float (&total)[16 / size
 }
 
 template <class T, int D, int N>
-__global__ void __launch_bounds__(kDirectThreads) direct_forward_kernel(Fast<T> call, T* __restrict__ output) {
+__global__ void __launch_bounds__(kDirectThreads)
+    direct_forward_kernel(const CONSTANT_ARGUMENT Fast<T> call, T* __restrict__ output) {
   constexpr int V = 16 / sizeof(T), W = D / V;
   const int slots = call.batch * call.queries * call.heads;
   const int item = blockIdx.x * kDirectThreads + threadIdx.x, lane = item % W;
@@ -91,8 +88,8 @@ __global__ void __launch_bounds__(kDirectThreads) direct_forward_kernel(Fast<T> 
 }
 
 template <class T, int D, int N>
-__global__ void __launch_bounds__(kStagedThreads<T>) staged_forward_kernel(Fast<T> call, T* __restrict__ output, int heads,
-                                                                        int chunk, int chunks) {
+__global__ void __launch_bounds__(kStagedThreads<T, N>)
+    staged_forward_kernel(const CONSTANT_ARGUMENT Fast<T> call, T* __restrict__ output, int heads, int chunk, int chunks) {
   constexpr int V = 16 / sizeof(T), W = D / V;
   SHARED_MEMORY(T, maps);
   const int groups = call.heads / heads, part = blockIdx.x / groups;
@@ -130,11 +127,11 @@ struct Stage {
   int64_t bytes;
 };
 
-template <class T, int D>
+template <class T, int D, int N>
 Stage stage_of(const Fast<T>& call, const Limits& limits) {
   constexpr int kRow = 256;  // bytes of a pixel's row: two of the 128 bytes that eight lanes read at a time
   constexpr int kReads = 4;  // of each number, on average, that pay for its copy
-  Stage stage{1, 0, 0, kStagedThreads<T>, 0};
+  Stage stage{1, 0, 0, kStagedThreads<T, N>, 0};
   const auto bytes = [&](int heads) { return int64_t(call.pixels) * heads * D * int64_t(sizeof(T)); };
   while (stage.heads * 2 * D * int(sizeof(T)) <= kRow && call.heads % (stage.heads * 2) == 0 &&
          bytes(stage.heads * 2) <= limits.bytes) {
@@ -144,7 +141,7 @@ Stage stage_of(const Fast<T>& call, const Limits& limits) {
   if (stage.bytes > limits.bytes) return stage;
   int resident = 1;  // blocks of a multiprocessor; the driver keeps 1 KB of each
   while (resident < 4 && 2 * resident * (stage.bytes + 1024) <= limits.bytes + 1024) resident *= 2;
-  stage.threads = kStagedThreads<T> / resident;
+  stage.threads = kStagedThreads<T, N> / resident;
   const int64_t tasks = int64_t(call.batch) * (call.heads / stage.heads), room = int64_t(limits.processors) * resident;
   const int64_t wanted = tasks < room ? room / tasks : 1;
   const int64_t chunk = ceil_div(call.queries, wanted < call.queries ? wanted : call.queries);
@@ -163,7 +160,7 @@ int fast_forward(const Attention& attention, void* output, void* stream) {
   if (slots == 0 || call.samples == 0) return 0;  // without samples the output is zero already
   Limits limits{};
   if (const cudaError_t error = limits.read()) return int(error);
-  const Stage stage = stage_of<T, D>(call, limits);
+  const Stage stage = stage_of<T, D, N>(call, limits);
   if (stage.chunks != 0 && !path_is("direct")) {
     if (const cudaError_t error = allow_shared<staged_forward_kernel<T, D, N>>(limits, stage.bytes)) return int(error);
     const int64_t blocks = int64_t(call.batch) * stage.chunks * (call.heads / stage.heads);
