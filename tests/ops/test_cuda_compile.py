@@ -338,6 +338,46 @@ def test_backward_kernels_on_the_host(
         )
 
 
+PATHS = ("", "general", "direct", "staged", "sorted", "sorted-1", "sorted-2")  # RFDETR_CUDA_PATH
+PATH_CASES = {
+    "pairs": ([(6, 7)], 2, 2, 16, 70, 2),
+    "one query": ([(6, 7)], 1, 4, 16, 1, 2),
+    "32 channels": ([(6, 5), (3, 3)], 1, 2, 32, 40, 4),
+    "crowded cells": ([(1, 2)], 1, 1, 16, 150, 2),
+    "five samples": ([(9, 4)], 1, 2, 16, 33, 5),
+}
+
+
+@pytest.mark.parametrize("case", PATH_CASES)
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_on_the_host(
+    host_kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, path: str, case: str
+) -> None:
+    """Shared memory is scarce, so that queries come in several chunks and tiles."""
+    monkeypatch.setenv("RFDETR_CUDA_PATH", path)
+    monkeypatch.setenv("RFDETR_TEST_SHARED", "6000")
+    levels, batch, heads, channels, queries, points = PATH_CASES[case]
+    draw = torch.Generator().manual_seed(len(case))
+    shape = (batch, queries, heads, len(levels), points)
+    pixels = sum(height * width for height, width in levels)
+    inputs = [
+        torch.randn(batch, pixels, heads, channels, generator=draw),
+        torch.rand(*shape, 2, generator=draw) * 4 - 2,
+        torch.randn(shape, generator=draw),
+        torch.rand(batch, queries, 4, generator=draw) * 0.5 + 0.2,
+    ]
+    out = torch.full((batch, queries, heads * channels), float("nan"))
+    upstream = torch.randn(out.shape, generator=draw)
+    grads = [torch.full_like(tensor, float("nan")) for tensor in inputs]
+    call = ctypes.byref(call_of(levels, inputs))
+    to = ctypes.byref(Gradients(pointer(upstream), *(pointer(tensor) for tensor in grads)))
+    assert host_kernels.rfdetr_forward_launch(call, ctypes.c_void_p(pointer(out)), None) == 0
+    assert host_kernels.rfdetr_backward_launch(call, to, 0, None) == 0
+    torch.testing.assert_close(out, on_cpu(levels, inputs)[0], atol=2e-5, rtol=2e-5)
+    for ours, theirs in zip(grads, on_cpu(levels, inputs, upstream), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 @FORMS
 def test_without_points_nothing_is_read(host_kernels: ctypes.CDLL, fused: bool) -> None:
     """Tensors without elements have no memory; the output is zero before the launch."""
