@@ -395,7 +395,8 @@ struct SortedBlock {
         longest = other > longest ? other : longest;
       }
       // Of the unit's samples 0, 1 and 2, and then of the three from sample i on.
-      int index = ordered(from, length > 0), next_index = ordered(from + 1, length > 1), last_index = ordered(from + 2, length > 2);
+      int index = ordered(from, length > 0), next_index = ordered(from + 1, length > 1);
+      int last_index = ordered(from + 2, length > 2);
       Pack<T, 4> up = upstream_of(upstream, index, length > 0), next_up = upstream_of(upstream, next_index, length > 1);
       Record record = record_of(index, length > 0);
       const int level = level_of(cell);
