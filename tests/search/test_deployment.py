@@ -171,7 +171,7 @@ def test_a_gpu_deployment_is_watched_from_before_the_first_engine(
     from rfdetr_repro.bench.gpu import device as gpu_device
     from rfdetr_repro.runtime import backends
 
-    def no_device(library: object = None) -> str:
+    def no_device(library: object = None, index: int = 0) -> str:
         raise InputError("no CUDA driver on this machine")
 
     monkeypatch.setattr(gpu_device, "cuda_uuid", no_device)
