@@ -100,10 +100,11 @@ def plan(dry: bool, work: Path) -> list[Part]:
         measuring("environment", 10, dry, work),
         measuring("ceilings", 15, dry, work),
         Part("tests", (*marked, *operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"), 40),
-        measuring("latency", 110, dry, work),
+        measuring("latency", 105, dry, work),
         measuring("operators", 50, dry, work),
+        measuring("paths", 15, dry, work),
         measuring("training", 50, dry, work),
-        measuring("supernet", 95, dry, work),
+        measuring("supernet", 90, dry, work),
         measuring("search_passes", 35, dry, work),
     ]
     if not dry:
@@ -170,7 +171,7 @@ class Run:
 
 
 MEASURED = (
-    *("environment", "ceilings", "latency", "operators", "training", "supernet"),
+    *("environment", "ceilings", "latency", "operators", "paths", "training", "supernet"),
     "search_passes",
 )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,20 @@ IMAGES = 3200
 MOST_SEEDS = 3  # as many as the step's time allows
 
 
+Losses = list[dict[str, float]]
+
+
 def trained(
-    split: CocoSplit, folder: Path, device: torch.device, steps: int, planned: int, seed: int = 0
-) -> tuple[Trainer, list[dict[str, float]], list[float]]:
+    split: CocoSplit,
+    folder: Path,
+    device: torch.device,
+    steps: int,
+    planned: int,
+    seed: int = 0,
+    noted: Callable[[Losses], None] = lambda losses: None,
+) -> tuple[Trainer, Losses, list[float]]:
     """The trainer after ``steps`` of ``planned`` steps, the losses of each and the times of their
-    ends.
+    ends. ``noted`` is given the losses so far after every step.
     """
     train = replace(
         PICO_TUNE,
@@ -59,7 +69,7 @@ def trained(
         device=device,
         loader_threads=LOADER_THREADS,
     )
-    losses: list[dict[str, float]] = []
+    losses: Losses = []
     ends: list[float] = []
 
     class Enough(Exception):
@@ -68,6 +78,7 @@ def trained(
     def note(step: int, parts: dict[str, float]) -> None:
         losses.append({name: float(value) for name, value in parts.items()})
         ends.append(time.perf_counter())
+        noted(losses)
         if step == steps < planned:
             raise Enough
 
@@ -76,7 +87,7 @@ def trained(
     return trainer, losses, ends
 
 
-def compare(step: Step, there: list[dict[str, float]], here: list[dict[str, float]]) -> None:
+def compare(step: Step, there: Losses, here: Losses) -> None:
     """Prints the largest relative difference of the losses, step by step."""
     for number, (left, right) in enumerate(zip(there, here, strict=False), 1):
         worst = max(right, key=lambda name: abs(left[name] - right[name]) / abs(right[name] or 1))
@@ -108,9 +119,12 @@ def main() -> None:
         for seed in range(1 if step.toy else MOST_SEEDS):
             before = step.left_s
             run = folder / f"seed {seed}"
-            trainer, there, ends = trained(split, run, step.device, steps, steps, seed)
-            if seed == 0:
-                compare(step, there[:compared], here)
+
+            def noted(there: Losses, first: bool = seed == 0) -> None:
+                if first and len(there) == compared:  # at once: the step may be cut off later
+                    compare(step, there, here)
+
+            trainer, _, ends = trained(split, run, step.device, steps, steps, seed, noted)
             tell(step, ends, trainer.recipe.train.batch_size, seed)
             rows = base_accuracies(trainer.state.averaged_detector(), splits)
             say_accuracies(step, rows, f"seed {seed}, after {steps} steps")
