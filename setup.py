@@ -95,6 +95,22 @@ def find_nvcc() -> str | None:
     return None if wish == "0" else found
 
 
+def architectures(nvcc: str | None) -> list[str]:
+    """Those of RFDETR_CUDA_ARCHS, or of CUDA_ARCHS the ones that ``nvcc`` knows: an older one does
+    not know the newest GPUs, and a newer one has dropped the oldest.
+    """
+    wish = os.environ.get("RFDETR_CUDA_ARCHS")
+    archs = sorted((CUDA_ARCHS if wish is None else wish).split(), key=int)
+    if nvcc is None or wish is not None:
+        return archs
+    told = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False)
+    known = set(told.stdout.replace("compute_", "").split())
+    unknown = [arch for arch in archs if known and arch not in known]
+    if unknown:
+        print(f"rfdetr_repro: this nvcc does not know sm_{', sm_'.join(unknown)}: left out")
+    return [arch for arch in archs if arch not in unknown]
+
+
 def gencode(archs: list[str]) -> str:
     """nvcc flags for machine code of every architecture, and PTX of the newest for later GPUs.
 
@@ -229,7 +245,7 @@ def build(folder: Path = BUILD, namespace: str = "") -> None:
     compiles only what changed.
     """
     nvcc = find_nvcc()
-    archs = sorted(os.environ.get("RFDETR_CUDA_ARCHS", CUDA_ARCHS).split(), key=int)
+    archs = architectures(nvcc)
     print(
         f"rfdetr_repro: building CPU and CUDA kernels (sm_{', sm_'.join(archs)}, {nvcc})"
         if nvcc

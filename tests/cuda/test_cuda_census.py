@@ -52,8 +52,8 @@ def test_machine_code_is_as_in_the_table(source: str, architecture: str, tmp_pat
 
 
 def test_fast_kernels_of_the_table_are_fast() -> None:
-    """No call of a 64-bit division, hardly a spilled register; an addition by compare-and-swap, as
-    float additions in shared memory are, only where the sorted kernel makes one for a cell.
+    """No call of a 64-bit division, hardly a spilled register, and no addition by compare-and-swap,
+    as float additions in shared memory are.
     """
     _, rows = cuda_census.table()
     fast = [row for row in rows.values() if str(row["kernel"]).startswith(FAST)]
@@ -61,8 +61,7 @@ def test_fast_kernels_of_the_table_are_fast() -> None:
     assert {row["kernel"].split("<")[0] for row in fast} == names
     for row in fast:
         assert row["divisions_64"] == 0 and row["spilled_bytes"] <= A_FEW_BYTES, row
-        per_cell = 16 if "sorted" in row["kernel"] else 0
-        assert row["spins"] == per_cell, row
+        assert row["spins"] == 0, row
 
 
 def test_barriers_and_wide_accesses_of_the_table() -> None:

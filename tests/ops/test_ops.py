@@ -14,7 +14,7 @@ import torch
 from samples import DEVICES, LEVELS, assert_same_for_any_threads, flat, hat_oracle, sample_inputs
 
 from rfdetr_repro import ops
-from rfdetr_repro.ops import ms_deform_attn, ms_deform_attn_reference
+from rfdetr_repro.ops import deform_attn, ms_deform_attn, ms_deform_attn_reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -168,6 +168,23 @@ def test_autocast_computes_in_float32() -> None:
         out,
         ms_deform_attn(value.bfloat16().float(), LEVELS[0], locations, weights.bfloat16().float()),
     )
+    out.sum().backward()
+    assert half.grad is not None and half.grad.dtype == torch.bfloat16
+
+
+def test_autocast_on_cuda_keeps_the_type_of_values() -> None:
+    """The rule is called with tensors of the CPU; where there is a GPU, tests of the operators on
+    CUDA reach it through autocast.
+    """
+    name = "rfdetr::ms_deform_attn"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "AutocastCUDA")
+    value, locations, weights = sample_inputs(LEVELS[0], channels=16, dtype=torch.float32)
+    half = value.bfloat16().requires_grad_()
+    rule = deform_attn._keeping_values(torch.ops.rfdetr.ms_deform_attn.default)
+    out = rule(half, flat(LEVELS[0]), locations, weights.bfloat16())
+    assert out.dtype == torch.bfloat16
+    expected = ms_deform_attn(half, LEVELS[0], locations, weights.bfloat16().float())
+    assert torch.equal(out, expected)
     out.sum().backward()
     assert half.grad is not None and half.grad.dtype == torch.bfloat16
 
