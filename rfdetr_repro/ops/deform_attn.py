@@ -260,8 +260,7 @@ def _keeping_values(op: Any) -> Callable[..., Tensor]:
 
     def call(value: Tensor, level_sizes: list[int], *tensors: Tensor) -> Tensor:
         dtype = accumulate_dtype(value.dtype)
-        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
-        with torch._C._ExcludeDispatchKeyGuard(keys):
+        with torch.autocast("cuda", enabled=False):
             out: Tensor = op(value, level_sizes, *(tensor.to(dtype) for tensor in tensors))
         return out
 

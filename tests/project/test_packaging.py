@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,21 @@ def test_every_file_of_the_package_is_in_the_wheel(tmp_path: Path) -> None:
     for name in ("d_fine/baseline.toml", "yolo_ultralytics/programs/export_ultralytics.py"):
         assert f"{PACKAGE}/baselines/{name}" in packed
     assert not {path for path in packed if not path.startswith(f"{PACKAGE}/")}
+
+
+def test_architectures_that_nvcc_does_not_know_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The build says which; architectures that are asked for by name are taken as they are."""
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.delenv("RFDETR_CUDA_ARCHS", raising=False)
+    architectures = runpy.run_path(str(ROOT / "setup.py"))["architectures"]
+    nvcc = tmp_path / "nvcc"
+    known = "\n".join(f"compute_{arch}" for arch in (80, 86, 87, 89, 90))
+    nvcc.write_text(f"#!/bin/sh\ncat <<END\n{known}\nEND\n")
+    nvcc.chmod(0o755)
+    assert architectures(str(nvcc)) == ["80", "86", "89", "90"]
+    assert "does not know sm_75, sm_100, sm_120: left out" in capsys.readouterr().out
+    monkeypatch.setenv("RFDETR_CUDA_ARCHS", "120 90")
+    assert architectures(str(nvcc)) == ["90", "120"] and not capsys.readouterr().out
