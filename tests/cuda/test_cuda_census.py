@@ -19,7 +19,7 @@ FAST = (
     "direct_backward_kernel<",
     "sorted_backward_kernel<",
 )
-A_FEW_BYTES = 16  # stored and loaded once, outside loops: staged_forward_kernel<float, 32, 0>
+A_FEW_BYTES = 32  # stored and loaded once, outside loops
 BARRIERS = {"staged_forward_kernel": 1, "sorted_backward_kernel": 7, "phased_kernel": 2}
 PARTS = [
     pytest.param(
