@@ -19,7 +19,7 @@ FAST = (
     "direct_backward_kernel<",
     "sorted_backward_kernel<",
 )
-A_FEW_BYTES = 32  # stored and loaded once, outside loops
+A_FEW_BYTES = 32  # of registers that do not fit, read back included
 BARRIERS = {"staged_forward_kernel": 1, "sorted_backward_kernel": 7, "phased_kernel": 2}
 PARTS = [
     pytest.param(
