@@ -143,13 +143,18 @@ def main() -> int:
     if why:
         print(f"error: {why}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as folder, TABLE.open("w", encoding="utf-8") as file:
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            row
+            for source in cuda_builds.KERNELS
+            for architecture in ARCHITECTURES
+            for row in census(source, architecture, Path(folder))
+        ]
+    with TABLE.open("w", encoding="utf-8") as file:
         file.write(f"# nvcc {nvcc_version()}\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for source in cuda_builds.KERNELS:
-            for architecture in ARCHITECTURES:
-                writer.writerows(census(source, architecture, Path(folder)))
+        writer.writerows(rows)
     return 0
 
 

@@ -32,7 +32,6 @@ PATHS = (
     "staged",
     "sorted fused",
     "sorted tiles",
-    "sorted chunks",
     "general",
     "general fused",
     "deterministic",
@@ -233,8 +232,8 @@ ATTENTION = [
     Fault(
         "sorted: no barrier between counting and scanning",
         "cuda/fast_backward.cuh",
-        "    block.count_cells();\n    __syncthreads();\n",
-        "    block.count_cells();\n",
+        "    __syncthreads();\n    block.scan();\n",
+        "    block.scan();\n",
         ("threads sorted fused",),
     ),
     Fault(
@@ -268,37 +267,33 @@ ATTENTION = [
     Fault(
         "sorted: samples are not placed by atomics",
         "cuda/fast_backward.cuh",
-        "memory.order[atomicAdd(memory.cursor + cell, 1)]",
-        "memory.order[memory.cursor[cell]++]",
+        "memory.records[atomicAdd(memory.cursor + cell, 1)].order",
+        "memory.records[memory.cursor[cell]++].order",
         ("threads sorted fused",),
     ),
     Fault(
-        "sorted: sums in shared memory are not atomic",
+        "sorted: the gradient of value is not summed by atomics",
         "cuda/fast_backward.cuh",
-        "atomicAdd(at, total[k].x),",
-        "at[0] += total[k].x,",
+        "if (inside[k]) atomic_add4(to.value + start + pixel[k] * row, total[k]);",
+        "if (inside[k]) to.value[start + pixel[k] * row] += total[k].x, "
+        "to.value[start + pixel[k] * row + 1] += total[k].y, "
+        "to.value[start + pixel[k] * row + 2] += total[k].z, "
+        "to.value[start + pixel[k] * row + 3] += total[k].w;",
         ("threads sorted fused",),
     ),
     Fault(
-        "sorted: several blocks flush without atomics",
+        "sorted: units of a length are not counted by atomics",
         "cuda/fast_backward.cuh",
-        "        atomic_add4(at, sums);",
-        "        at[0] += sums.x, at[1] += sums.y, at[2] += sums.z, at[3] += sums.w;",
-        ("threads sorted chunks",),
-    ),
-    Fault(
-        "sorted: every block takes itself for the only one",
-        "cuda/fast_backward.cuh",
-        "sort.exclusive = chunks == 1;",
-        "sort.exclusive = 1;",
-        ("threads sorted chunks",),
+        "if (size % kUnit) atomicAdd(lengths + shorter_by(size), 1);",
+        "if (size % kUnit) ++lengths[shorter_by(size)];",
+        ("threads sorted fused",),
     ),
     Fault(
         "sorted: the gradient of a box is not summed by atomics",
         "cuda/fast_backward.cuh",
-        "if (call.boxes) atomic_add4(to.boxes + query(q) * 4, "
+        "        atomic_add4(to.boxes + query(q) * 4, "
         "make_float4(sums.x, sums.y, sums.w, sums.h));",
-        "if (call.boxes) to.boxes[query(q) * 4] += sums.x, to.boxes[query(q) * 4 + 1] += sums.y, "
+        "        to.boxes[query(q) * 4] += sums.x, to.boxes[query(q) * 4 + 1] += sums.y, "
         "to.boxes[query(q) * 4 + 2] += sums.w, to.boxes[query(q) * 4 + 3] += sums.h;",
         ("threads sorted fused",),
     ),
@@ -311,10 +306,17 @@ ATTENTION = [
         ("threads direct",),
     ),
     Fault(
+        "sorted: no barrier between placing and summing",
+        "cuda/fast_backward.cuh",
+        "    block.scatter();\n    __syncthreads();\n",
+        "    block.scatter();\n",
+        ("threads sorted fused",),
+    ),
+    Fault(
         "direct: the gradient of value is not zeroed",
         "cuda/fast_backward.cuh",
-        "if (!sorted || !launch.sort.exclusive) {",
-        "if (false) {",
+        "if (const cudaError_t error = fill_zero(to.value, 4 * values, stream)) return int(error);",
+        "",
         ("threads direct",),
     ),
     Fault(

@@ -222,7 +222,7 @@ const std::vector<Shape> kShapes{
     {"staged bfloat16", "staged", Storage::kBFloat16, true, 2, 16, 40, 2, kOne, kLots, 0, 2, 0},
     {"sorted", "sorted", Storage::kFloat32, false, 1, 16, 150, 2, kOne, kLots, 0, 1, 0},
     {"sorted fused", "sorted", Storage::kFloat32, true, 2, 16, 150, 2, kOne, kLots, 0, 2, 0},
-    {"sorted fused three levels", "sorted", Storage::kFloat32, true, 1, 32, 60, 4, kThree, kLots, 0, 1, 0},
+    {"sorted fused three levels", "sorted", Storage::kFloat32, true, 2, 32, 60, 4, kThree, kLots, 0, 1, 0},
     {"sorted tiles", "sorted", Storage::kFloat32, true, 1, 16, 150, 2, kOne, kTiles, 0, 1, 0},
     {"sorted chunks", "sorted", Storage::kFloat32, true, 1, 16, 150, 2, kOne, kTiles, 0, 3, 0},
     {"sorted two blocks", "sorted-2", Storage::kFloat32, false, 1, 16, 150, 2, kOne, kTiles, 0, 1, 0},
