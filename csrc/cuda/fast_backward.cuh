@@ -26,7 +26,9 @@ namespace {
 
 constexpr int kBackwardThreads = 128;
 template <int D, int N>
-constexpr int kSortedThreads = D != 16 ? 512 : N == 2 ? 768 : 640;  // what the registers allow
+constexpr int kSortedThreads = D != 16  ? 512
+                               : N == 2 ? 768
+                                        : 640;  // what the registers allow
 constexpr int kUnit = 32;  // samples of one cell that a group takes at most: bounds the time of a crowded cell
 static_assert(kUnit == kWarpLanes, "a warp finds the first position of each length of units");
 constexpr unsigned kNoCell = 0xffff;
@@ -56,12 +58,12 @@ __device__ __forceinline__ Slopes slopes_of(const Dots& dots, int code, const Bl
   const float above = code & 4 ? 1.0f : 0.0f, below = code & 8 ? 1.0f : 0.0f;
   const float* const dot = dots.corner;
   Slopes slopes;
-  slopes.sampled = blend.above * (blend.left * dot[0] + blend.right * dot[1]) +
-                   blend.below * (blend.left * dot[2] + blend.right * dot[3]);
-  slopes.x = float(level.width) *
-             (blend.above * (right * dot[1] - left * dot[0]) + blend.below * (right * dot[3] - left * dot[2]));
-  slopes.y = float(level.height) *
-             (blend.left * (below * dot[2] - above * dot[0]) + blend.right * (below * dot[3] - above * dot[1]));
+  slopes.sampled =
+      blend.above * (blend.left * dot[0] + blend.right * dot[1]) + blend.below * (blend.left * dot[2] + blend.right * dot[3]);
+  slopes.x =
+      float(level.width) * (blend.above * (right * dot[1] - left * dot[0]) + blend.below * (right * dot[3] - left * dot[2]));
+  slopes.y =
+      float(level.height) * (blend.left * (below * dot[2] - above * dot[0]) + blend.right * (below * dot[3] - above * dot[1]));
   return slopes;
 }
 
@@ -342,12 +344,8 @@ struct SortedBlock {
     }
   }
 
-  __device__ __forceinline__ int ordered(int position, bool active) const {
-    return active ? memory.records[position].order : 0;
-  }
-  __device__ __forceinline__ Record record_of(int index, bool active) const {
-    return active ? memory.records[index] : Record{};
-  }
+  __device__ __forceinline__ int ordered(int position, bool active) const { return active ? memory.records[position].order : 0; }
+  __device__ __forceinline__ Record record_of(int index, bool active) const { return active ? memory.records[index] : Record{}; }
   // The lane's part of the upstream gradient of a sample, not converted yet: nothing waits for the memory here.
   __device__ __forceinline__ Pack<T, 4> upstream_of(const T* upstream, int index, bool active) const {
     const int q = N ? index / (N ? N : 1) : int((uint64_t(index) * sort.reciprocal) >> 32);

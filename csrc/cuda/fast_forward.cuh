@@ -50,9 +50,9 @@ __device__ __forceinline__ void gather(const Group<T, W, N>& group, const T* bas
       const T* const north = base + (code >> 4) * row;
       const T* const south = north + pixels_down(code, level.width) * row;
       const int east = pixels_across(code) * row;
-      const Pack<T, V> pack[4] = {
-          *reinterpret_cast<const Pack<T, V>*>(north), *reinterpret_cast<const Pack<T, V>*>(north + east),
-          *reinterpret_cast<const Pack<T, V>*>(south), *reinterpret_cast<const Pack<T, V>*>(south + east)};
+      const Pack<T, V> pack[4] = {*reinterpret_cast<const Pack<T, V>*>(north), *reinterpret_cast<const Pack<T, V>*>(north + east),
+                                  *reinterpret_cast<const Pack<T, V>*>(south),
+                                  *reinterpret_cast<const Pack<T, V>*>(south + east)};
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -100,8 +100,7 @@ __global__ void __launch_bounds__(kStagedThreads<T, N>)
 #pragma unroll 4
   for (int i = threadIdx.x; i < call.pixels * packs; i += blockDim.x) {
     const int pixel = i / packs, at = (i - pixel * packs) * V;
-    *reinterpret_cast<Pack<T, V>*>(maps + pixel * row + at) =
-        *reinterpret_cast<const Pack<T, V>*>(value + pixel * from_row + at);
+    *reinterpret_cast<Pack<T, V>*>(maps + pixel * row + at) = *reinterpret_cast<const Pack<T, V>*>(value + pixel * from_row + at);
   }
   __syncthreads();
   const int local = threadIdx.x % packs, head = local / W, lane = local % W, step = blockDim.x / packs;
@@ -165,8 +164,8 @@ int fast_forward(const Attention& attention, void* output, void* stream) {
     if (const cudaError_t error = allow_shared<staged_forward_kernel<T, D, N>>(limits, stage.bytes)) return int(error);
     const int64_t blocks = int64_t(call.batch) * stage.chunks * (call.heads / stage.heads);
     if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);
-    LAUNCH((staged_forward_kernel<T, D, N>), int(blocks), stage.threads, int(stage.bytes), stream, call,
-           static_cast<T*>(output), stage.heads, stage.chunk, stage.chunks);
+    LAUNCH((staged_forward_kernel<T, D, N>), int(blocks), stage.threads, int(stage.bytes), stream, call, static_cast<T*>(output),
+           stage.heads, stage.chunk, stage.chunks);
   } else {
     const int blocks = int(ceil_div(int64_t(slots) * W, kDirectThreads));
     LAUNCH((direct_forward_kernel<T, D, N>), blocks, kDirectThreads, 0, stream, call, static_cast<T*>(output));

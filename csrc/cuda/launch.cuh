@@ -13,7 +13,7 @@
   kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 
 // Declares `name`, a `type*` to the dynamic shared memory of the block, aligned to 16 bytes.
-#define SHARED_MEMORY(type, name)            \
+#define SHARED_MEMORY(type, name)             \
   extern __shared__ double2 dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(dynamic_shared)
 // Before a parameter of a kernel: read where the driver put the parameter, also by an index that is known at run time only.
