@@ -21,6 +21,11 @@ SCALES = {"resize", "thumbnail", "interpolate", "zoom", "grid_sample", "warpAffi
 # what is scaled elsewhere, and why it is no network input
 OTHERS = {
     ("benchmarks/studies/upstream_masks.py", "case_of"): "smooth random logits",
+    ("benchmarks/gpu_steps/operators.py", "masks"): "smooth random logits",
+    ("benchmarks/gpu_steps/operators.py", "chain"): "an output, a map of logits",
+    ("benchmarks/pace.py", "write_pictures"): "draws a picture of the data set",
+    ("rfdetr_repro/bench/parts.py", "frame_of"): "draws the frame that is timed",
+    ("rfdetr_repro/bench/parts.py", "synthetic_frame"): "draws the frame that is timed",
     ("rfdetr_repro/data/embedded/compose.py", "_background"): "draws a picture of the data set",
     ("rfdetr_repro/data/embedded/compose.py", "_scaled"): "draws a picture of the data set",
     ("rfdetr_repro/bench/scopes.py", "picture_bytes"): "draws the picture that is encoded",
