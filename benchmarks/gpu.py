@@ -291,7 +291,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.dry_run and architecture() is None:
         print("error: no NVIDIA GPU answers; --dry-run tries every step on a CPU", file=sys.stderr)
         return 2
-    run = Run(args.out, args.deadline, args.dry_run)
+    if not args.deadline > 0:
+        print("error: --deadline must be more than 0 seconds", file=sys.stderr)
+        return 2
+    try:
+        run = Run(args.out, args.deadline, args.dry_run)
+    except OSError as error:
+        reason = f"{error.strerror}; choose another folder with --out"
+        print(f"error: cannot write to {args.out}: {reason}", file=sys.stderr)
+        return 2
     for part in parts:
         done = run.take(part)
         if part.needed and not done:

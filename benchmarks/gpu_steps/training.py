@@ -1,4 +1,5 @@
-"""Training throughput of Nano at batch 16: by precision, by loader threads, and where a step waits
+"""Training throughput of Nano at batch 16: by precision, by loader workers (processes on a
+GPU, threads elsewhere), and where a step waits
 for the GPU (:mod:`benchmarks.pace`).
 
 One batch that stays on the device shows what the GPU can do, JPEG files through the loader what a
@@ -73,7 +74,7 @@ def measured(
 
 
 def main() -> None:
-    """Precisions on a batch in memory, then the loader's threads."""
+    """Precisions on a batch in memory, then the loader's workers."""
     step = Step.of("training", __doc__)
     torch.set_num_threads(1 if step.toy else 4)
     with tempfile.TemporaryDirectory() as temporary:
@@ -84,7 +85,7 @@ def main() -> None:
             name = f"{precision}, one batch on the device"
             measured(step, split, name, precision, pace.MADE_UP, None)
         for threads in sorted({2, usable_cores()}):
-            name = f"auto, from files, {threads} loader threads"
+            name = f"auto, from files, {threads} loader workers"
             measured(step, split, name, "auto", pace.JPEG, threads)
 
 

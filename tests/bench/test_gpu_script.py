@@ -118,10 +118,18 @@ def test_a_run_without_time_leaves_steps_out(script: ModuleType, tmp_path: Path)
 
 
 def test_unknown_steps_and_a_machine_without_a_gpu(
-    script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    script: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert script.main(["--only", "operator"]) == 2
     assert "no step is called 'operator'" in capsys.readouterr().err
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    for wrong in (["--out", str(taken)], ["--deadline", "0"]):
+        assert script.main(["--dry-run", "--only", "ceilings", "--out", str(tmp_path), *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
     monkeypatch.setattr(script, "architecture", lambda: None)
     assert script.main(["--only", "operators"]) == 2
     assert "no NVIDIA GPU answers" in capsys.readouterr().err
