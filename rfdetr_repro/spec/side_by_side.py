@@ -39,7 +39,8 @@ def side_by_side(here: Callable[[], Here], there: Callable[[], There]) -> tuple[
         try:
             return here(), _received(receiver, process)
         finally:
-            process.terminate()  # which has ended, unless an error came up here
+            # it has ended, unless an error came up here; a signal that asks could be ignored
+            process.kill()
             process.join()
     finally:
         receiver.close()

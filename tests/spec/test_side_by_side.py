@@ -1,10 +1,13 @@
-"""Two functions at the same time: results, errors and ends of both processes."""
+"""Two functions at the same time: results, errors and ends of both processes.
+
+What forks runs in a program of its own: the process of the tests has threads and PyTorch, and a
+process forked from it might wait for ever for a lock that a thread held.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
+import subprocess
 import sys
 import threading
 
@@ -14,87 +17,139 @@ from rfdetr_repro.spec import side_by_side as module
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.side_by_side import can_fork, side_by_side
 
+START = """
+import multiprocessing, os, signal, threading
+from rfdetr_repro.spec import side_by_side as module
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.side_by_side import side_by_side
 
-@pytest.fixture(params=["forked", "in turn"])
-def forks(request, monkeypatch):
-    """Both ways, whatever the machine and the modules that other tests loaded."""
-    if request.param == "forked" and sys.platform != "linux":
+if FORKS:  # whatever the number of cores
+    module.can_fork = lambda: threading.active_count() == 1
+    assert module.can_fork()
+else:
+    module.can_fork = lambda: False
+
+def bad():
+    raise InputError("broken", "file.json", "mend the file")
+"""
+RESULTS = """
+here, there = side_by_side(os.getpid, lambda: (os.getpid(), ["any", {"value": 1.5}]))
+assert here == os.getpid() and there[1] == ["any", {"value": 1.5}]
+assert (there[0] != here) == FORKS
+"""
+ERRORS = """
+for works in ((bad, os.getpid), (os.getpid, bad)):
+    try:
+        side_by_side(*works)
+    except InputError as error:
+        assert str(error) == "broken (file.json); mend the file"
+        assert (error.what, error.where, error.hint) == ("broken", "file.json", "mend the file")
+    else:
+        raise AssertionError("no error")
+"""
+TOGETHER = """
+first, second = os.pipe(), os.pipe()
+
+def here():
+    os.write(first[1], b"a")
+    return os.read(second[0], 1)
+
+def there():
+    os.write(second[1], b"b")
+    return os.read(first[0], 1)
+
+assert side_by_side(here, there) == (b"b", b"a")
+"""
+TRACEBACK = """
+def divide_by_nothing():
+    return 1 / 0
+
+try:
+    side_by_side(os.getpid, divide_by_nothing)
+except ZeroDivisionError as error:
+    assert "divide_by_nothing" in str(error.__cause__)
+else:
+    raise AssertionError("no error")
+"""
+KILLED = """
+try:
+    side_by_side(os.getpid, lambda: os.kill(os.getpid(), signal.SIGKILL))
+except RuntimeError as error:
+    assert "ended (exit code -9)" in str(error), error
+else:
+    raise AssertionError("no error")
+"""
+INTERRUPTED = """
+came = os.pipe()
+
+def waits():  # for ever, deaf to every signal that a process can refuse
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.write(came[1], b"x")
+    threading.Event().wait()
+
+def interrupted():
+    os.read(came[0], 1)
+    raise KeyboardInterrupt
+
+try:
+    side_by_side(interrupted, waits)
+except KeyboardInterrupt:
+    pass
+else:
+    raise AssertionError("no interrupt")
+"""
+END = """
+assert not multiprocessing.active_children()
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "forks"),
+    [
+        (RESULTS, True),
+        (RESULTS, False),
+        (ERRORS, True),
+        (ERRORS, False),
+        (TOGETHER, True),
+        (TRACEBACK, True),
+        (KILLED, True),
+        (INTERRUPTED, True),
+    ],
+    ids=[
+        "results",
+        "results in turn",
+        "errors",
+        "errors in turn",
+        "together",
+        "traceback",
+        "killed",
+        "interrupted",
+    ],
+)
+def test_two_processes(program: str, forks: bool) -> None:
+    if forks and sys.platform != "linux":
         pytest.skip("only Linux forks")
-    monkeypatch.setattr(module, "can_fork", lambda: request.param == "forked")
-    return request.param == "forked"
+    text = f"FORKS = {forks}\n{START}{program}{END}"
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_both_results_come_back(forks):
-    here, there = side_by_side(os.getpid, lambda: (os.getpid(), ["any", {"value": 1.5}]))
-    assert here == os.getpid() and there[1] == ["any", {"value": 1.5}]
-    assert (there[0] != here) == forks
-    assert not multiprocessing.active_children()
-
-
-def test_they_run_at_the_same_time():
-    if sys.platform != "linux":
-        pytest.skip("only Linux forks")
-    first, second = os.pipe(), os.pipe()
-
-    def here() -> bytes:  # each waits for the other
-        os.write(first[1], b"a")
-        return os.read(second[0], 1)
-
-    def there() -> bytes:
-        os.write(second[1], b"b")
-        return os.read(first[0], 1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "can_fork", lambda: True)
-        assert side_by_side(here, there) == (b"b", b"a")
-    for end in (*first, *second):
-        os.close(end)
-
-
-def test_an_error_of_either_is_raised_as_it_is(forks):
+def test_in_turn_in_this_process() -> None:
     def bad() -> None:
         raise InputError("broken", "file.json", "mend the file")
 
-    for works in ((bad, os.getpid), (os.getpid, bad)):
-        with pytest.raises(InputError) as caught:
-            side_by_side(*works)
-        error = caught.value
-        assert str(error) == "broken (file.json); mend the file"
-        assert (error.what, error.where, error.hint) == ("broken", "file.json", "mend the file")
-    assert not multiprocessing.active_children()
-
-
-def test_the_traceback_of_the_other_process_is_kept():
-    if sys.platform != "linux":
-        pytest.skip("only Linux forks")
-
-    def divide_by_nothing() -> float:
-        return 1 / 0
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "can_fork", lambda: True)
-        with pytest.raises(ZeroDivisionError) as caught:
-            side_by_side(os.getpid, divide_by_nothing)
-    assert "divide_by_nothing" in str(caught.value.__cause__)
+        patch.setattr(module, "can_fork", lambda: False)
+        assert side_by_side(os.getpid, os.getpid) == (os.getpid(), os.getpid())
+        with pytest.raises(InputError, match="broken"):
+            side_by_side(os.getpid, bad)
 
 
-def test_a_killed_process_is_an_error_and_an_interrupt_ends_it():
-    if sys.platform != "linux":
-        pytest.skip("only Linux forks")
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "can_fork", lambda: True)
-        with pytest.raises(RuntimeError, match=r"ended \(exit code -9\)"):
-            side_by_side(os.getpid, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        with pytest.raises(KeyboardInterrupt):
-            side_by_side(interrupted, threading.Event().wait)  # which would wait for ever
-    assert not multiprocessing.active_children()
-
-
-def test_no_fork_with_threads_or_one_core_or_torch(monkeypatch):
+def test_no_fork_with_threads_or_one_core_or_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux forks")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
