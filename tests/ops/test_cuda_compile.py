@@ -52,12 +52,11 @@ MAX_LEVELS = 8
 @pytest.mark.parametrize(
     "arch",
     [
-        "75",
         "90",
         # half a minute each
         *(
             pytest.param(arch, marks=pytest.mark.parity)
-            for arch in ("80", "86", "89", "100", "120")
+            for arch in ("75", "80", "86", "89", "100", "120")
         ),
     ],
 )

@@ -86,7 +86,7 @@ def test_the_matrix_products_compile_load_and_refuse_without_the_unit(tmp_path: 
     assert done.returncode == 0 and done.stdout == "True\n", done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @needs_arm_compiler
 def test_every_cpu_source_compiles_for_arm(tmp_path: Path) -> None:
     """PyTorch's headers and Python's are this machine's; what is taken of them does not depend on

@@ -201,6 +201,7 @@ class Watched(RayPool):
             yield pair
 
 
+@pytest.mark.parity
 @pytest.mark.usefixtures("one_thread")
 def test_the_exhaustive_search_gives_the_numbers_of_one_process(
     place: Path,

@@ -26,6 +26,7 @@ def two_machines(cpus: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     path = os.environ.get("PYTHONPATH", "")
+    handler = signal.getsignal(signal.SIGTERM)
     folders = (Path(__file__).resolve().parents[2], Path(__file__).resolve().parent)
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,6 +40,8 @@ def two_machines(cpus: int) -> Iterator[Any]:
     ray.shutdown()
     cluster.shutdown()
     os.environ["PYTHONPATH"] = path
+    # Ray's own stays in the process, and a process forked from it would swallow the signal
+    signal.signal(signal.SIGTERM, handler)
 
 
 @dataclass(frozen=True)

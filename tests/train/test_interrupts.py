@@ -221,7 +221,9 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.parity), signal.SIGTERM]
+)
 def test_the_training_command_ends_with_the_code_of_its_signal(
     folder: Path, tmp_path: Path, number: int
 ) -> None:
