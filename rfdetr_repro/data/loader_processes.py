@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rfdetr_repro.spec.errors import StatedFailure
+from rfdetr_repro.spec.errors import StatedFailure, first_line
 
 from .loader import TrainingSource
 from .transforms import Batch, PackedBatch
@@ -136,9 +136,9 @@ def _next(made: Iterator[list[PackedBatch] | _Failed]) -> list[PackedBatch]:
     try:
         found = next(made)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
         raise StatedFailure(
-            f"a process that makes batches ended ({reason}); run the same command again to continue"
+            f"a process that makes batches ended ({first_line(error)}); run the same command again "
+            "to continue"
         ) from error
     if isinstance(found, _Failed):
         raise found.error

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from rfdetr_repro.data.formats.layouts import locate
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.files import (
     locked,
     open_input,
@@ -85,7 +85,7 @@ class Sam2:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save the model again"
+                f"cannot load SAM 2: {first_line(error)}", folder, "save the model again"
             ) from error
         self.model = model.to(device).eval()
         self.device = device

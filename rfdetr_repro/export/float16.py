@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.files import sha256_bytes
 
 from .artifact import Manifest
@@ -120,7 +120,7 @@ def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
         ).graph
     except Exception as error:  # onnx's InferenceError has no stable import path
         raise InputError(
-            f"the types of the model are inconsistent ({str(error).splitlines()[0]})",
+            f"the types of the model are inconsistent ({first_line(error)})",
             where,
             "export it again",
         ) from error

@@ -26,7 +26,7 @@ from rfdetr_repro.records.record import RIVALS, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.spec.arch import Arch, SearchSpace
-from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.errors import InputError, StatedFailure, first_line
 from rfdetr_repro.spec.files import read_json, writable_folder, write_atomic
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset
@@ -200,9 +200,8 @@ def check_runs(asked: Comparison, one: Prepared) -> None:
         with torch.no_grad():
             module(torch.zeros(1, 3, *size.hw))
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"the model does not run on images of this size: {line}",
+            f"the model does not run on images of this size: {first_line(error)}",
             where,
             "give a --shape whose sides are multiples of 64, or fewer --queries",
         ) from error

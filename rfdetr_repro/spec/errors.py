@@ -88,6 +88,14 @@ def shortened(text: str, longest: int, tail: int = 20) -> str:
     return text if len(text) <= longest else f"{text[: longest - tail - 3]}...{text[-tail:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, at most LONGEST_LINE characters; the name of its type
+    where the text is empty. Libraries go on with tracebacks and advice after that line.
+    """
+    lines = str(error).strip().splitlines()
+    return shortened(lines[0].strip(), LONGEST_LINE) if lines else type(error).__name__
+
+
 class LibraryNotBuilt(InputError, ImportError):
     """A compiled part of the package is missing or does not load."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from rfdetr_repro.data.image_files import short
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.files import open_input
 
 MOST_BYTES = 4 << 20  # a list of 20,000 class names has 0.5 MB
@@ -67,7 +67,7 @@ def read_text_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(
-            f"not YAML ({short(str(error).splitlines()[0])})", path, "write the file again"
+            f"not YAML ({short(first_line(error))})", path, "write the file again"
         ) from error
     except RecursionError as error:
         raise InputError(

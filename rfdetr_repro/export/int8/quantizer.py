@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .products import CONVOLUTIONS, KINDS, MATRIX_PRODUCTS
@@ -66,7 +66,7 @@ class Quantizer:
                 self._ranges = calibrator.compute_data()
             except Exception as error:  # ONNX Runtime's exceptions share no public base class
                 raise InputError(
-                    f"the ranges of the model cannot be measured ({_first_line(error)})",
+                    f"the ranges of the model cannot be measured ({first_line(error)})",
                     self.where,
                     "check that the file is a complete float32 model",
                 ) from error
@@ -175,7 +175,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.setLevel(before)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

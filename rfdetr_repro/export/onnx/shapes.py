@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
@@ -44,7 +44,7 @@ def inferred_shapes(model: onnx.ModelProto, path: str | Path) -> tuple[onnx.Mode
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx's InferenceError has no stable import path
         raise InputError(
-            f"the shapes of the model are inconsistent ({str(error).splitlines()[0]})",
+            f"the shapes of the model are inconsistent ({first_line(error)})",
             path,
             "export it again",
         ) from error

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 
 from .inert_unpickler import MOST_PICKLE_BYTES, Bounded, InertUnpickler
 from .inert_values import Fields, Foreign, finished
@@ -79,12 +79,8 @@ def read_pickle(path: str | Path) -> Any:
         ) from error
     except _DAMAGED as error:
         raise InputError(
-            f"corrupt checkpoint: {_first_line(error)}", path, "copy or download it again"
+            f"corrupt checkpoint: {first_line(error)}", path, "copy or download it again"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _read_sequence(stream: io.BufferedReader, size: int) -> Any:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from rfdetr_repro.spec.errors import LONGEST_LINE, InputError, shortened
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.unfinished import TemporaryFolder
 
 # characters, because Ray puts sockets into the folder, and the kernel limits socket paths to 107
@@ -182,11 +182,3 @@ def _own_signals() -> Iterator[None]:
 def _short_place() -> str:
     place = tempfile.gettempdir()
     return place if len(place) <= _LONGEST_FOLDER else "/tmp"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text; Ray's exceptions continue with tracebacks and
-    advice.
-    """
-    lines = str(error).strip().splitlines()
-    return shortened(lines[0], LONGEST_LINE) if lines else type(error).__name__

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfdetr_repro.bench.machine import usable_cores
-from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.errors import InputError, StatedFailure, first_line
 
 from .pool import Fingerprint, Ledger, Make, Ticket, fingerprint_here
 from .ray_actor import RayWorker
-from .ray_cluster import Cluster, Node, first_line
+from .ray_cluster import Cluster, Node
 
 log = logging.getLogger(__name__)
 
