@@ -18,6 +18,7 @@ from rfdetr_repro.paper.published import (
     published_records,
     published_table,
 )
+from rfdetr_repro.paper.stated import statements
 from rfdetr_repro.plots.figures import Plan, Sources, plan_of
 from rfdetr_repro.plots.pareto import drawable_points
 from rfdetr_repro.records.record import Record
@@ -30,6 +31,7 @@ from rfdetr_repro.tables.format import Cell, Column, Table
 from rfdetr_repro.tables.join import Measured
 from rfdetr_repro.tables.missing import Here
 from rfdetr_repro.tables.scoreboard import narrow, scoreboard
+from rfdetr_repro.tables.stated import stated_table
 
 from .blocks import (
     Block,
@@ -192,14 +194,18 @@ def _reading() -> list[Block]:
 
 
 def _claims(cited: _Cited) -> list[Block]:
-    table = _printed("claims", "", cited)
-    agrees = Counter(row["agrees"].text or "not in any table" for row in table.rows)
+    found = statements()
+    agrees = Counter(one.agrees for one in found)
     words = ", ".join(f"{count} {text}" for text, count in agrees.most_common())
     text = (
-        f"{len(table.rows)} sentences of the text state a number that was recomputed from the "
-        f"printed tables. Whether the sentence and the tables agree: {words}."
+        f"{len(found)} sentences of the text state a number. Each is recomputed from the printed "
+        f"cells that the column how names. Whether the sentence and the tables agree: {words}."
     )
-    return [Heading("Claims of the text"), Paragraph(text), Grid(table)]
+    return [
+        Heading("Claims of the text"),
+        Paragraph(text),
+        Grid(stated_table(found, cited.mark, title="")),
+    ]
 
 
 def _figures(sources: Sources) -> list[Block]:

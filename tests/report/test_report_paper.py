@@ -14,6 +14,7 @@ from samples_records import measured
 from samples_run import write_run
 
 from rfdetr_repro.paper.published import CSV_FOLDER, TABLES
+from rfdetr_repro.paper.stated import statements
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.report import command
 from rfdetr_repro.report.blocks import Explorer, Grid, Heading
@@ -85,7 +86,13 @@ def test_the_contents_link_to_the_page_of_each_section(pdf, texts):
         assert plain(title)[:30] in plain(texts[number - 1])
 
 
-@pytest.mark.parametrize("name", ["claims", *OTHERS, *SETTINGS])
+def test_every_recomputed_sentence_is_on_the_page(page):
+    for one in statements():
+        for text in (one.claim, one.stated, one.recomputed, one.agrees, one.how, one.note):
+            assert " ".join(text.split()) in page
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *SETTINGS])
 def test_every_cell_of_the_other_files_is_on_the_page(name, page):
     with (CSV_FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
