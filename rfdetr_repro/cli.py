@@ -56,6 +56,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "data.embedded.command",
             "data.embedded",
         ),
+        "domains": _verb(
+            "write ten small synthetic data sets of different kinds",
+            "data.domains.command",
+            "data.domains",
+        ),
     },
     "train": {
         "train": _verb("train the supernet, or one fixed size", "train.command", "train"),

@@ -16,6 +16,7 @@ import pytest
 
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import dataset as embedded
+from rfdetr_repro.data.embedded import folder as writing
 from rfdetr_repro.data.embedded.command import main
 from rfdetr_repro.data.embedded.compose import MIN_PIXELS, PACK, load_assets
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, compose, write_embedded
@@ -129,7 +130,7 @@ def test_written_folder_reads_back(folder: Path) -> None:
 def test_same_bytes_on_repeat_and_with_two_workers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "CHUNK", 1)  # so that the small set is spread over both
+    monkeypatch.setattr(writing, "CHUNK", 1)  # so that the small set is spread over both
     assert digests(write_embedded(tmp_path, SMALL, workers=2)) == digests(folder)
 
 

@@ -242,6 +242,10 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "half": (("model.onnx", "--out", "out.onnx"), ("--out", "--audit-images", "--islands")),
     "slim": (("model.safetensors", "out.safetensors"), ("--note",)),
     "embedded": (("--out", "out"), ("--out", "--train-images", "--side", "--seed")),
+    "domains": (
+        ("--out", "out"),
+        ("--out", "--only", "--train-images", "--test-images", "--seed"),
+    ),
 }
 WORDS = (
     "",

@@ -65,9 +65,10 @@ MODULES = {
     "half": "rfdetr_repro.export.half_command",
     "slim": "rfdetr_repro.train.slim_command",
     "embedded": "rfdetr_repro.data.embedded.command",
+    "domains": "rfdetr_repro.data.domains.command",
 }
 # command -> what its arguments are for
-LONG_WORK = {"train": "_train", "embedded": "write_embedded"}
+LONG_WORK = {"train": "_train", "embedded": "write_embedded", "domains": "write_domain"}
 _LOADED_BY_THEM = (
     "torch",
     "onnx",

@@ -74,18 +74,26 @@ class Placed:
         return self.y + self.rgba.shape[0]
 
 
+def pack_categories() -> tuple[tuple[int, str], ...]:
+    """(COCO category id, name) of the 18 classes of the pack, by id. Decodes no picture."""
+    labelled = {
+        (int(row["coco_category_id"]), row["class"])
+        for row in _catalog()
+        if row["class"] != "distractor"
+    }
+    return tuple(sorted(labelled))
+
+
+def _catalog() -> list[dict[str, str]]:
+    with (PACK / "catalog.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 @lru_cache(maxsize=2)
 def load_assets(part: str) -> Assets:
     """Decodes one part ("train" or "val") of the pack."""
-    with (PACK / "catalog.csv").open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream)]
-    categories = sorted(
-        {
-            (int(row["coco_category_id"]), row["class"])
-            for row in rows
-            if row["class"] != "distractor"
-        }
-    )
+    rows = _catalog()
+    categories = pack_categories()
     models: dict[int, dict[str, list[Sprite]]] = {}
     for row in rows:
         if row["split"] == part:
@@ -108,7 +116,7 @@ def load_assets(part: str) -> Assets:
         tuple(grouped[number] for number, _ in categories),
         grouped[0],
         backgrounds,
-        tuple(categories),
+        categories,
     )
 
 
