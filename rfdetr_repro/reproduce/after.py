@@ -52,6 +52,7 @@ def fine_tune(
         folder / MODEL,
         arch,
         folder / "finetuned",
+        processes=run.together.processes,
         store=folder / "records.jsonl",
         protocol=protocol,
     )

@@ -6,18 +6,29 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.search.command import add_front, front_of
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
-from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder, whole
+from rfdetr_repro.spec.arguments import (
+    MOST_PROCESSES,
+    ArgumentParser,
+    duration,
+    output_folder,
+    whole,
+)
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign, campaign, from_scratch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
+from rfdetr_repro.spec.launch import place_in_torchrun
 from rfdetr_repro.spec.presets import PICO_OWN
 
 
@@ -36,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
             "reproduce --data DIR --out runs/mine --budget-ms 8 --time-budget 30m",
             "reproduce --data DIR --out runs/mine --budget-ms 8 --finetune-front",
             "reproduce --campaign campaigns/paper.toml --out runs/paper",
+            "reproduce --data DIR --out runs/mine --processes 4",
         ),
     )
     add = arguments.add_argument
@@ -62,6 +74,14 @@ def parser() -> argparse.ArgumentParser:
         "--from-scratch",
         action="store_true",
         help="start the training from random weights instead of the campaign's weights",
+    )
+    add(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        metavar="N",
+        help="number of processes of this machine that share each batch of a training and the "
+        "passes of the search on the CPU; several GPUs are used by starting the command with "
+        "torchrun instead (default: by the number of cores in trainings, one in the search)",
     )
     add(
         "--plan",
@@ -97,32 +117,32 @@ def _chosen(args: argparse.Namespace) -> Campaign:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the campaign that ``argv`` names."""
+    """Runs the campaign that ``argv`` names. Under ``torchrun`` its first process does, and the
+    others take part.
+    """
+    if place_in_torchrun()[0] > 0:
+        _follow(argv)
     args = parser().parse_args(argv)
     refuse_quantile_alone(args)
     chosen = _chosen(args)
     chosen.space.check()
     if args.plan:
-        # these modules load slowly, so the arguments are checked first
-        from .plan import plan
-        from .schedule import followed_plan
-
-        if chosen.data is None and chosen.time_budget_s:
-            raise InputError(
-                "--plan divides a time budget by the images of a data set, and none is given",
-                hint="give --data, or leave the time budget out",
-            )
-        planned = chosen.data is not None and (chosen.follow_data or chosen.time_budget_s)
-        for line in followed_plan(chosen) if planned else plan(chosen):
-            print(line, flush=True)
+        _plan(chosen, args.processes)
         return
-    from .run import Reproduction, check_inputs
+    from rfdetr_repro.train.crew import check_torchrun, leading
 
+    from .run import Reproduction, check_inputs
+    from .together import Together, check_processes
+
+    check_torchrun()
+    check_processes(args.processes, chosen)
     check_inputs(chosen)
     folder = writable_folder(args.out or Path("runs") / chosen.name)
     command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
-    reproduction = Reproduction(chosen, folder, command.strip())
-    report = reproduction.run()
+    with leading() as ranks:
+        together = Together(ranks if ranks.size > 1 else None, args.processes)
+        reproduction = Reproduction(chosen, folder, command.strip(), together)
+        report = reproduction.run()
     from rfdetr_repro.tables.command import main as tables
 
     tables(["--table", "frontier", "--records", str(folder / "records.jsonl"), "--no-pager"])
@@ -131,6 +151,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         tell_pick(folder, reproduction.budget)
     else:
         print(f"next: rfdetr-repro pick {folder} --budget-ms MS")
+
+
+def _follow(argv: Sequence[str] | None) -> NoReturn:
+    """The life of a process of ``torchrun`` other than the first, which states what is wrong with
+    the arguments and prints their help.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)  # ends the process without a line
+    with redirect_stdout(StringIO()), suppress(InputError):
+        parser().parse_args(argv)
+    from rfdetr_repro.train.crew import follow
+
+    follow()
+
+
+def _plan(chosen: Campaign, processes: int | None) -> None:
+    """Prints the estimated duration of the campaign."""
+    # these modules load slowly, so the arguments are checked first
+    from .plan import plan
+    from .schedule import followed_plan
+
+    if place_in_torchrun()[1] > 1:
+        raise InputError(
+            "--plan under torchrun",
+            hint="start --plan without torchrun, with --processes N on the CPU",
+        )
+    if chosen.data is None and chosen.time_budget_s:
+        raise InputError(
+            "--plan divides a time budget by the images of a data set, and none is given",
+            hint="give --data, or leave the time budget out",
+        )
+    planned = chosen.data is not None and (chosen.follow_data or chosen.time_budget_s)
+    lines = followed_plan(chosen, processes) if planned else plan(chosen, processes or 1)
+    for line in lines:
+        print(line, flush=True)
 
 
 def _with_front(chosen: Campaign, args: argparse.Namespace) -> Campaign:

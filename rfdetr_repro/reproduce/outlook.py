@@ -33,9 +33,11 @@ def stage_names(campaign: Campaign) -> tuple[str, ...]:
     )
 
 
-def later_seconds(campaign: Campaign, splits: Mapping[str, Any]) -> dict[str, float]:
+def later_seconds(
+    campaign: Campaign, splits: Mapping[str, Any], processes: int = 1
+) -> dict[str, float]:
     """Stage after the training -> estimated seconds, at most, from a few passes timed on this
-    machine.
+    machine; ``processes``: their number in the search.
     """
     from rfdetr_repro.ops.device import choose_device
 
@@ -46,7 +48,7 @@ def later_seconds(campaign: Campaign, splits: Mapping[str, Any]) -> dict[str, fl
     found = plan_search(campaign, own, len(splits["val"]), choose_device())
     return {
         "latency": found.latency_s,
-        "search": found.passes_s + found.decisions_s,
+        "search": found.passes_s / processes + found.decisions_s,
         "confirm": found.candidates_s,
         "report": END_S,
     }

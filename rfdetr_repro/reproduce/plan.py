@@ -30,9 +30,9 @@ class Sizes(NamedTuple):
     masks: bool = True
 
 
-def plan(campaign: Campaign) -> Iterator[str]:
+def plan(campaign: Campaign, processes: int = 1) -> Iterator[str]:
     """Yields lines as soon as they are known: steps, memory and hours of every stage, then the
-    total hours.
+    total hours. ``processes``: their number, which share the batches and the passes.
     """
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.plan import plan as plan_training
@@ -48,7 +48,7 @@ def plan(campaign: Campaign) -> Iterator[str]:
 
     def training(title: str, stage: Any, data: Sizes) -> Iterator[str]:
         yield f"[{title}] {data.description}"
-        found = plan_training(stage, device, data.train)
+        found = plan_training(stage, device, data.train, processes=processes)
         hours.append(found.hours)
         yield from found.lines()
 
@@ -59,7 +59,8 @@ def plan(campaign: Campaign) -> Iterator[str]:
     own = recipe(campaign, campaign.train, masks=masks, classes=sizes.classes)
     yield from training("train", own, sizes)
     search = plan_search(campaign, own, sizes.val or VAL_IMAGES, device)
-    hours.append(search.total_s / 3600)
+    shared = search.passes_s * (1 - 1 / processes)
+    hours.append((search.total_s - shared) / 3600)
     yield f"[search] {sizes.description}" + ("" if sizes.val else f"; {VAL_IMAGES} assumed")
     yield from search.lines()
     if campaign.finetune_steps:

@@ -2,7 +2,7 @@
 stage.
 
     python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] \
-        [--data DIR] [--out runs/NAME]
+        [--data DIR] [--out runs/NAME] [--processes N]
 
 A repeated command reads finished stages instead of computing them. Every stage leaves files that
 are complete or absent.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,7 @@ from .follow import sized, sizing_of
 from .outlook import later_seconds, planned_seconds
 from .stages import Stages
 from .summary import now, write_summary
+from .together import Together
 from .training import check_masks, pretrain, train
 
 if TYPE_CHECKING:
@@ -66,15 +67,17 @@ def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
 
 @dataclass
 class Reproduction:
-    """A campaign in a run folder."""
+    """A campaign in a run folder; ``together``: the processes that work on it."""
 
     campaign: Campaign
     folder: Path
     command: str
+    together: Together = field(default_factory=Together)
 
     def __post_init__(self) -> None:
         self.stages = Stages(self.folder / "stages.json")
         self.store = Store(self.folder / "records.jsonl")
+        self.source: DataSource | None = None  # what the data were read from
 
     def run(self) -> Path:
         """Runs all stages; returns the report's path.
@@ -98,7 +101,9 @@ class Reproduction:
         self.stages.run(
             "train",
             "training the supernet",
-            lambda: train(self.campaign, splits, self.folder, weights, sizing),
+            lambda: train(
+                self.campaign, splits, self.folder, weights, sizing, self.together.processes
+            ),
         )
         run = self.search(splits)
         with run.working():
@@ -183,6 +188,7 @@ class Reproduction:
             )
         source = DataSource.of(folder).dropping(self.campaign.drop_bad)
         splits = read_splits(source, ("val", "test"), needed=("val",))
+        self.source = source
         if "test" not in splits:
             log.info(f"no test split in {folder}: only val is reported")
         print_census(splits.values())
@@ -217,7 +223,8 @@ class Reproduction:
             objects = float(median(objects_per_image(splits["train"]).tolist()))
             planned = Schedule(
                 **self.stages.keep(
-                    "schedule", lambda: schedule(self.campaign, splits, objects).as_json()
+                    "schedule",
+                    lambda: schedule(self.campaign, splits, objects, self.together.size).as_json(),
                 )
             )
             if self.campaign.time_budget_s not in (0.0, planned.seconds):
@@ -240,7 +247,7 @@ class Reproduction:
         planned = self.stages.rows.get("schedule.result")
         if planned is not None:
             return planned_seconds(planned)
-        return later_seconds(self.campaign, splits)
+        return later_seconds(self.campaign, splits, self.together.size or 1)
 
     def weights(self) -> Path | None:
         """The weights that the supernet's training starts from: the campaign's file, or the result
@@ -248,7 +255,9 @@ class Reproduction:
         """
         if (before := self.campaign.pretraining) is None:
             return self.campaign.weights
-        work = partial(pretrain, self.campaign, self.folder / "pretraining")
+        work = partial(
+            pretrain, self.campaign, self.folder / "pretraining", self.together.processes
+        )
         return self.stages.run("pretraining", f"training on {before.data.name}", work)
 
     def search(self, splits: Mapping[str, CocoSplit]) -> SearchRun:
@@ -273,7 +282,9 @@ class Reproduction:
             masks=asked.search_masks,
             targets=Targets(asked.targets_ms) if asked.targets_ms else None,
             budget=self.budget,
-            front=Front(asked.finetune_steps, asked.train) if asked.finetune_front else None,
+            front=Front(asked.finetune_steps, asked.train, self.together.processes)
+            if asked.finetune_front
+            else None,
             engines=asked.engines,
             most_engines=asked.most_engines,
             candidates=asked.candidates,
@@ -322,7 +333,8 @@ class Reproduction:
 
     def evaluate(self, run: SearchRun, fit: LatencyFit) -> tuple[list[Record], str]:
         """Evaluates every configuration, or races them."""
-        records, outcome = run.evaluate(fit)
+        with self.together.searching(run.search, self.source):
+            records, outcome = run.evaluate(fit)
         spent = ""
         if outcome is not None:
             spent = (
@@ -385,7 +397,8 @@ class Reproduction:
             return
         if not self.campaign.follow_data:  # a question of the paper, not of a user with data
             title = "patch sizes that were never trained"
-            self.stages.run("family", title, lambda: family(search))
+            with self.together.searching(search, self.source):
+                self.stages.run("family", title, lambda: family(search))
         if self.campaign.finetune_front:  # which includes the best
             return
         recipe = finetuning(self.campaign)

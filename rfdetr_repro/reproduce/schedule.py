@@ -105,19 +105,22 @@ class Schedule:
         return asdict(self)
 
 
-def schedule(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> Schedule:
+def schedule(
+    campaign: Campaign, splits: Mapping[str, Any], objects: float, processes: int | None = None
+) -> Schedule:
     """The schedule of ``campaign`` for its ``time_budget_s``; without a time budget, for 20 minutes
     or the least time in which this machine can do the campaign.
 
-    ``objects``: of the median image, for the time of a step. Raises :class:`InputError` where the
-    least number of measurements and steps does not fit a time budget.
+    ``objects``: of the median image, for the time of a step; ``processes``: their number, None for
+    a number that suits batch and cores in the training, and one in the search. Raises
+    :class:`InputError` where the least number of measurements and steps does not fit a time budget.
     """
-    whole = _costs(campaign, splits, objects, narrow=False)
+    whole = _costs(campaign, splits, objects, processes, narrow=False)
     wanted = campaign.time_budget_s or DEFAULT_S
     found = whole.plan(wanted)
     if found is not None and found.steps >= FEW_STEPS:
         return found
-    costs = _costs(campaign, splits, objects, narrow=True)
+    costs = _costs(campaign, splits, objects, processes, narrow=True)
     if (found := costs.plan(wanted)) is not None:
         return found
     least = next(
@@ -187,8 +190,9 @@ class Costs:
         )
 
 
-def followed_plan(campaign: Campaign) -> Iterator[str]:
+def followed_plan(campaign: Campaign, processes: int | None = None) -> Iterator[str]:
     """Yields what a run on the campaign's data set would choose and do; nothing is written.
+    ``processes``: as in :func:`schedule`.
 
     Raises :class:`InputError` for data that cannot be read.
     """
@@ -208,7 +212,7 @@ def followed_plan(campaign: Campaign) -> Iterator[str]:
         masks = campaign.preset.model.masks and train.has_masks
         yield from tell_sizing(sizing, campaign.space, train, masks)
     objects = float(median(objects_per_image(train).tolist()))
-    yield from schedule(campaign, splits, objects).lines()
+    yield from schedule(campaign, splits, objects, processes).lines()
 
 
 def narrowed(campaign: Campaign) -> SearchSpace:
@@ -230,7 +234,14 @@ def narrowed(campaign: Campaign) -> SearchSpace:
     )
 
 
-def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow: bool) -> Costs:
+def _costs(
+    campaign: Campaign,
+    splits: Mapping[str, Any],
+    objects: float,
+    processes: int | None,
+    *,
+    narrow: bool,
+) -> Costs:
     """Times the parts of the campaign, about half a minute."""
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.plan import plan as plan_training
@@ -241,7 +252,9 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
     if narrow:
         campaign = replace(campaign, space=narrowed(campaign))
     own = recipe_on(campaign, train)
-    processes = default_processes(own.train.batch_size) if device.type == "cpu" else 1
+    searching = processes or 1
+    if processes is None:
+        processes = default_processes(own.train.batch_size) if device.type == "cpu" else 1
     trained = plan_training(own, device, len(train), round(objects), processes)
     images = len(splits["val"])
     search = plan_search(campaign, own, images, device)
@@ -257,7 +270,7 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float, narrow
     return Costs(
         trained.step_seconds + added,
         max(one.seconds for one in trained.timed) + added,
-        search.passes_s + evaluations + comparison + START_S + END_S,
+        search.passes_s / searching + evaluations + comparison + START_S + END_S,
         search.engine_s + search.measure_s,
         search.engine_s + _confirming_s(campaign, per_image) + CHECKS_S + per_image * heldout,
         narrow,

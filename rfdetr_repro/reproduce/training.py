@@ -64,9 +64,9 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
         log.info(line)
 
 
-def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
+def pretrain(campaign: Campaign, folder: Path, processes: int | None = None) -> tuple[Path, str]:
     """Runs the pretraining from the campaign's weights; returns its model and a line for the
-    report.
+    report. ``processes``: as in a :class:`~rfdetr_repro.train.run.TrainRequest`.
 
     Masks are trained wherever the data have masks, whatever the campaign asks for, because the
     paper's pretraining serves both tasks.
@@ -90,7 +90,7 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
         stage = replace(
             stage, preset=replace(stage.preset, model=replace(stage.preset.model, masks=True))
         )
-    return train(stage, splits, folder, campaign.weights)
+    return train(stage, splits, folder, campaign.weights, processes=processes)
 
 
 def train(
@@ -99,11 +99,14 @@ def train(
     folder: Path,
     weights: Path | None,
     sizing: Sizing | None = None,
+    processes: int | None = None,
 ) -> tuple[Path, str]:
     """Trains the supernet in ``folder`` from ``weights`` (None: random weights); returns its model
-    and a line for the report. ``sizing``: settings of the model that follow the data.
+    and a line for the report. ``sizing``: settings of the model that follow the data;
+    ``processes``: as in a :class:`~rfdetr_repro.train.run.TrainRequest`.
     """
     from rfdetr_repro.ops.device import choose_device
+    from rfdetr_repro.train.parallel import Ranks
     from rfdetr_repro.train.prepare import start_of
     from rfdetr_repro.train.recipe import Recipe
 
@@ -111,7 +114,8 @@ def train(
     if start.taken:
         log.info(start.taken)
     device = choose_device()
-    log.info(f"on {device}")
+    ranks = Ranks.current().size
+    log.info(f"on {device}" + (f", {ranks} processes" if ranks > 1 else ""))
     request = run.TrainRequest(
         recipe=Recipe(start.preset, campaign.train, campaign.space),
         split=splits["train"],
@@ -119,6 +123,7 @@ def train(
         held_out={name: split for name, split in splits.items() if name != "train"},
         initial=start.initial,
         device=device,
+        processes=processes,
         pictures=True,
     )
     trained = run.train(request)

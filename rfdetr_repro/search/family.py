@@ -50,13 +50,14 @@ def evaluate(search: Any, archs: Sequence[Arch]) -> list[Record]:
     from rfdetr_repro.search.evaluation import Whole
 
     done = {record.id: record for record in search.store.read()}
-    records = []
+    wanted = {}
     for arch in archs:
         plain = search.record("search", arch)
-        request = replace(plain, model=replace(plain.model, variant=NEVER_TRAINED))
-        if request.id not in done:
-            accuracy = search.evaluation(Whole((arch,)))[arch]
-            found = replace(request, accuracy=accuracy["bbox"], mask_accuracy=accuracy.get("segm"))
-            done[request.id] = search.store.append(found)
-        records.append(done[request.id])
-    return records
+        wanted[arch] = replace(plain, model=replace(plain.model, variant=NEVER_TRAINED))
+    missing = [Whole((arch,)) for arch in archs if wanted[arch].id not in done]
+    for item, result in search.results(missing):
+        (arch,) = item.archs
+        accuracy = result[arch]
+        found = replace(wanted[arch], accuracy=accuracy["bbox"], mask_accuracy=accuracy.get("segm"))
+        done[found.id] = search.store.append(found)
+    return [done[wanted[arch].id] for arch in archs]

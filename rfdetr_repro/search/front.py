@@ -128,7 +128,13 @@ class FrontTuning:
         """The training of ``arch`` from the supernet's weights."""
         request = self.request
         search = self.search
-        tuning = FineTuning(request.run / MODEL, arch, self._folder(arch), request.device)
+        tuning = FineTuning(
+            request.run / MODEL,
+            arch,
+            self._folder(arch),
+            request.device,
+            self.asked.processes,
+        )
         splits = {"train": self.split, search.split.split: search.split}
         return tuning.request(search.detector, search.card, splits, self._settings)
 

@@ -60,11 +60,13 @@ class Front:
     """Fine-tuning of every confirmed architecture after the search.
 
     ``steps``: optimizer steps of each; ``recipe``: what else each uses, None for the recipe of the
-    model's width. Raises :class:`InputError` for an impossible number of steps.
+    model's width; ``processes``: as in a :class:`~rfdetr_repro.train.run.TrainRequest`. Raises
+    :class:`InputError` for an impossible number of steps.
     """
 
     steps: int = FINETUNE_STEPS
     recipe: TrainConfig | None = None
+    processes: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, {"steps": TRAIN_WHOLE["steps"]}, {}, "fine-tuning of the front")

@@ -228,7 +228,7 @@ class Search:
             [arch for arch in group if arch not in found] for group in by_backbone(self.space)
         ]
         items = [Whole(tuple(group)) for group in groups if group]
-        for _, result in progress(_Sized(self._results(items), len(items))):
+        for _, result in progress(_Sized(self.results(items), len(items))):
             for arch, accuracy in result.items():
                 found[arch] = self._kept(arch, accuracy, model, heldout, stored)
         return [found[arch] for arch in self.space]
@@ -360,7 +360,10 @@ class Search:
                 }
         return known
 
-    def _results(self, items: Sequence[Item]) -> Iterator[tuple[Item, dict[Arch, Any]]]:
+    def results(self, items: Sequence[Item]) -> Iterator[tuple[Item, dict[Arch, Any]]]:
+        """Yields (item, result) of work items in order of completion, by the pool if there is
+        one.
+        """
         if self.run_items is not None:
             yield from self.run_items(items)
         else:
@@ -376,7 +379,7 @@ class Search:
             for item in items
             if item not in missing
         )
-        for item, found in self._results(missing):
+        for item, found in self.results(missing):
             path = self._race_file(item)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:

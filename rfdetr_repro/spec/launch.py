@@ -1,17 +1,38 @@
-"""Programs whose modules are loaded when the program runs, not before."""
+"""Programs whose modules are loaded when the program runs, not before; and the place of a process
+among those that ``torchrun`` starts.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from .arguments import named
-from .errors import run_main
+from .errors import InputError, run_main
 
 if TYPE_CHECKING:
     import argparse
+
+
+def place_in_torchrun() -> tuple[int, int]:
+    """This process's number among those that ``torchrun`` started, from 0, and their number; (0, 1)
+    without ``torchrun``.
+
+    Raises :class:`InputError` for an environment that holds no numbers.
+    """
+    rank, size = (
+        os.environ.get(name, usual) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    try:
+        return (int(rank), int(size)) if int(size) > 1 else (0, 1)
+    except ValueError as error:
+        raise InputError(
+            f"RANK = {rank!r} and WORLD_SIZE = {size!r} are not the numbers of a process",
+            hint="start the processes by torchrun, or unset WORLD_SIZE",
+        ) from error
 
 
 class Program:

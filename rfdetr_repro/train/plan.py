@@ -190,7 +190,7 @@ def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int, share: int)
     a few where one image is fast.
     """
     whole = trainer.recipe.train.batch_size
-    count = whole if trainer.device.type == "cuda" else 1
+    count = share if trainer.device.type == "cuda" else 1
     kept = Kept(trainer)
     try:
         with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
@@ -211,7 +211,7 @@ def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int, share: int)
         raise InputError(
             f"out of memory with {arch.key} and {count} images", trainer.device, hint
         ) from error
-    seconds = min(passes) * (whole if trainer.device.type == "cuda" else share) / count
+    seconds = min(passes) * share / count
     return Timed(arch, gflops, seconds, min(updates), count, int(kept.bytes * whole / count))
 
 

@@ -33,7 +33,7 @@ from .trainer import Trainer
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"
 # texts of errors in a process that follow from the failure of another process
-_SIDE_EFFECT = ("Connection", "closed by peer", "gloo")
+SIDE_EFFECT = ("Connection", "closed by peer", "gloo")
 MOST = 4
 IMAGES_EACH = 2
 
@@ -139,7 +139,7 @@ def _explain(children: list[Child], error: RuntimeError) -> None:
     """
     ended: list[tuple[int, int, str]] = []
     # wait longer where the error shows that another process is ending
-    patience_s = 60 if any(part in str(error) for part in _SIDE_EFFECT) else 5
+    patience_s = 60 if any(part in str(error) for part in SIDE_EFFECT) else 5
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             if code := child.wait(timeout=patience_s):
@@ -154,7 +154,7 @@ def _explain(children: list[Child], error: RuntimeError) -> None:
                     else 1
                     if code < 0
                     else 3
-                    if any(part in output for part in _SIDE_EFFECT)
+                    if any(part in output for part in SIDE_EFFECT)
                     else 2
                 )
                 ended.append((rank, code, output))

@@ -144,6 +144,7 @@ def train(request: TrainRequest) -> Run:
 
     from rfdetr_repro.ops.device import choose_device
 
+    from .crew import Crew
     from .processes import shared
     from .progress import TrainingDisplay
     from .run_pictures import RunPictures
@@ -176,7 +177,8 @@ def train(request: TrainRequest) -> Run:
     if trainer.ranks.rank == 0:
         log.info(f"precision: {trainer.precision}")
     evaluate = _evaluation(request, torch.get_num_threads())
-    with _alone(trainer), shared(count, **arguments):
+    crew = Crew.current()
+    with _alone(trainer), shared(count, **arguments), crew.training(arguments):
         trainer = Trainer(**arguments) if count > 1 else trainer
         if request.pictures:
             callbacks.append(RunPictures(trainer))

@@ -143,7 +143,9 @@ def test_the_command_plans_and_makes_no_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("rfdetr_repro.reproduce.plan.plan", lambda chosen: iter([chosen.name]))
+    monkeypatch.setattr(
+        "rfdetr_repro.reproduce.plan.plan", lambda chosen, count: iter([chosen.name])
+    )
     assert (
         run_main(
             reproduce.main, ["--campaign", str(PAPER), "--out", str(tmp_path / "out"), "--plan"]
