@@ -10,7 +10,7 @@ the uncertainty of the images nor that of the latency model.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -118,54 +118,90 @@ def sensitivity(group: Sequence[Record]) -> list[Step]:
 
 @functools.lru_cache(maxsize=4)  # a report asks for its figure, the figure's height and a table
 def _steps(key: _Group) -> list[Step]:
-    points = [_Point.of(record) for record in key.records]
-    steps = []
-    for place, knob in enumerate(KNOBS):
-        at: dict[int, dict[tuple[int, ...], _Point]] = {}  # value -> all the other knobs -> point
-        for point in points:
-            others = point.knobs[:place] + point.knobs[place + 1 :]
-            at.setdefault(point.knobs[place], {})[others] = point
-        for low, high in pairwise(sorted(at)):
-            pairs = [
-                (point, at[high][others]) for others, point in at[low].items() if others in at[high]
-            ]
-            if pairs:
-                steps.append(_step(knob, low, high, pairs))
-    return steps
+    space = _Space.of(key.records)
+    return [
+        _step(space, knob, pairs) for knob in KNOBS for pairs in _pairs(space, KNOBS.index(knob))
+    ]
 
 
 @dataclass(frozen=True)
-class _Point:
-    """What the comparison needs to know of a searched Record."""
+class _Space:
+    """What the comparison needs to know of N searched Records."""
 
-    knobs: tuple[int, ...]  # in the order of KNOBS
-    backbone: tuple[int, ...]
-    ap: float  # 0..1
-    ms: float
+    knobs: np.ndarray  # int64 (N, 6): the values of KNOBS in their order, and the width
+    backbone: np.ndarray  # int64 (N,): equal numbers are equal backbones
+    ap: np.ndarray  # float64 (N,), 0..1
+    ms: np.ndarray  # float64 (N,)
 
     @classmethod
-    def of(cls, record: Record) -> _Point:
-        arch = record.as_searched().arch
-        knobs = tuple(arch.knobs().values())
-        return cls(knobs, arch.backbone, record.as_accuracy().ap, record.as_latency().ms)
+    def of(cls, records: Sequence[Record]) -> _Space:
+        archs = [record.as_searched().arch for record in records]
+        return cls(
+            np.array([[*(getattr(arch, knob) for knob in KNOBS), arch.width] for arch in archs]),
+            _numbered(np.array([arch.backbone for arch in archs])),
+            np.array([record.as_accuracy().ap for record in records]),
+            np.array([record.as_latency().ms for record in records]),
+        )
 
 
-def _step(knob: str, low: int, high: int, pairs: Sequence[tuple[_Point, _Point]]) -> Step:
-    clusters = [before.backbone for before, _ in pairs]
-    ap_points = [100 * (after.ap - before.ap) for before, after in pairs]
-    latency_percent = [100 * (after.ms / before.ms - 1) for before, after in pairs]
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of Records that differ in one knob alone, by one step."""
+
+    low: int  # values of the knob
+    high: int
+    before: np.ndarray  # int64 (pairs,): places of the Records with the lower value
+    after: np.ndarray  # int64 (pairs,)
+
+
+def _numbered(rows: np.ndarray) -> np.ndarray:
+    """A number for each row of an integer matrix (N, columns), int64 (N,): equal rows have equal
+    numbers, and numbers are below N.
+    """
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        _, places = np.unique(column, return_inverse=True)
+        _, numbers = np.unique(numbers * (places.max() + 1) + places, return_inverse=True)
+    return numbers
+
+
+def _pairs(space: _Space, place: int) -> Iterator[_Pairs]:
+    """The pairs of every step of the knob at ``place``, smallest values first. Of several Records
+    of one architecture the last counts, at the place of the first.
+    """
+    values, of = np.unique(space.knobs[:, place], return_inverse=True)
+    others = _numbered(np.delete(space.knobs, place, axis=1))
+    count = len(others)
+    spots = of * count + others  # one number for each architecture; the next value is at + count
+    found, first = np.unique(spots, return_index=True)
+    _, from_end = np.unique(spots[::-1], return_index=True)
+    last = count - 1 - from_end
+    above = np.minimum(np.searchsorted(found, found + count), len(found) - 1)
+    paired = found[above] == found + count
+    step = found // count
+    for number, (low, high) in enumerate(pairwise(values.tolist())):
+        here = np.flatnonzero(paired & (step == number))
+        if len(here):
+            here = here[np.argsort(first[here])]
+            yield _Pairs(low, high, last[here], last[above[here]])
+
+
+def _step(space: _Space, knob: str, pairs: _Pairs) -> Step:
+    clusters = space.backbone[pairs.before].tolist()
+    ap_points = 100 * (space.ap[pairs.after] - space.ap[pairs.before])
+    latency_percent = 100 * (space.ms[pairs.after] / space.ms[pairs.before] - 1)
     return Step(
         knob,
-        low,
-        high,
-        len(pairs),
+        pairs.low,
+        pairs.high,
+        len(clusters),
         len(set(clusters)),
         clustered_mean(ap_points, clusters),
         clustered_mean(latency_percent, clusters),
     )
 
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> Change:
+def clustered_mean(values: Sequence[float] | np.ndarray, clusters: Sequence[Any]) -> Change:
     """Mean of ``values``, with the percentile interval of means over resampled clusters;
     ``clusters[i]`` is the cluster of value i.
     """

@@ -18,6 +18,8 @@ from rfdetr_repro.plots.style import drawn, figure_bytes
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.tables.format import Table
 
+from .explorer.data import explorer_json
+
 MOST_POINTS = 4_000  # a drawing of more is set as a picture, which readers show faster
 
 
@@ -72,12 +74,27 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Raster:
+    """A figure as a picture.
+
+    ``crowded``: whether the figure's lines and clouds have so many points that readers of a PDF are
+    slow to show them as vectors. Of a crowded figure, which takes long to draw, both writers set
+    the picture; the PDF needs more of its pixels.
+    """
+
+    crowded: bool
+    png: bytes
+
+
+@dataclass(eq=False)
 class Drawing:
     """A figure drawn by a function, as vectors in the PDF and as a picture in the HTML page."""
 
     draw: Callable[[FigureBase], None]
     height_in: float
     alt: str
+    # waits for the picture that another process makes; None: this process makes it
+    made: Callable[[], Raster] | None = None
 
     @cached_property
     def figure(self) -> Figure:
@@ -86,17 +103,19 @@ class Drawing:
 
     @cached_property
     def crowded(self) -> bool:
-        """Whether the lines and clouds of the figure have so many points that readers of a PDF are
-        slow to show them as vectors.
-        """
-        return _points(self.figure) > MOST_POINTS
+        """See :class:`Raster`."""
+        return self.made().crowded if self.made else _points(self.figure) > MOST_POINTS
 
     @cached_property
     def png(self) -> bytes:
-        """The figure as a picture. Of a crowded figure, which takes long to draw, both writers set
-        this picture; the PDF needs more of its pixels.
-        """
+        """The figure as a picture."""
+        if self.made:
+            return self.made().png
         return figure_bytes(self.figure, ".png", dpi=220 if self.crowded else 144)
+
+    def raster(self) -> Raster:
+        """Makes the picture."""
+        return Raster(self.crowded, self.png)
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,7 @@ class Picture:
     caption: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Explorer:
     """The Records to explore, in the HTML page; on paper and without JavaScript, ``static``.
 
@@ -120,6 +139,14 @@ class Explorer:
     run: str | None = None
     static: Drawing | None = None
     published_first: bool = False
+    # waits for the JSON that another process writes; None: this process writes it
+    made: Callable[[], str] | None = None
+
+    def json(self) -> str:
+        """The Records as JSON that may stand in a script element."""
+        if self.made:
+            return self.made()
+        return explorer_json(self.records, self.run, self.published_first)
 
 
 Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture | Explorer
@@ -146,6 +173,11 @@ class Document:
     footer: str
     blocks: list[Block] = field(default_factory=list)
     date: datetime | None = None
+
+    def drawings(self) -> list[Drawing]:
+        """The drawings in their order, also that of an explorer."""
+        found = [block.static if isinstance(block, Explorer) else block for block in self.blocks]
+        return [block for block in found if isinstance(block, Drawing)]
 
     def anchors(self) -> dict[int, str]:
         """``id(heading)`` to a name for links that is unique on the page."""

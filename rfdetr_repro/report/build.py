@@ -8,18 +8,18 @@ absent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.side_by_side import side_by_side
+from rfdetr_repro.spec.side_by_side import begun, can_fork
 
-from .blocks import Document
+from .blocks import Document, Explorer
 from .content import report
-from .html import write_html
 from .paper import paper_document
-from .pdf import write_pdf
 from .run import Run, read_run
 
 RUNS = Path("runs")
@@ -69,11 +69,31 @@ def build_paper(
 
 def _written(document: Document, target: Path) -> Path:
     """Writes the PDF ``target`` and the HTML page next to it, and returns the PDF's path."""
-    side_by_side(
-        lambda: write_pdf(document, target),
-        lambda: write_html(document, target.with_suffix(".html")),
-    )
+    with _made_aside(document):
+        # load slowly; the second process is at work meanwhile
+        from .html import write_html
+        from .pdf import write_pdf
+
+        write_pdf(document, target)
+        write_html(document, target.with_suffix(".html"))
     return target
+
+
+@contextmanager
+def _made_aside(document: Document) -> Iterator[None]:
+    """Within it, a second process makes what takes long and both writers or the last one need: the
+    pictures of the drawings, in the order in which the PDF needs them, then the explorer's JSON.
+    """
+    if not can_fork():  # each is made where a page needs it
+        yield
+        return
+    drawings = document.drawings()
+    explorers = [block for block in document.blocks if isinstance(block, Explorer)]
+    works = [*(each.raster for each in drawings), *(each.json for each in explorers)]
+    with begun(*works) as results:
+        for each, result in zip([*drawings, *explorers], results, strict=True):
+            each.made = result
+        yield
 
 
 def _pdf(path: str | Path) -> Path:

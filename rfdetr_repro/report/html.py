@@ -16,7 +16,6 @@ from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.tables.format import Column, Table
 
 from .blocks import Block, Document, Drawing, Explorer, Grid, Heading, Picture
-from .explorer.data import explorer_json
 
 _SOURCES = Path(__file__).with_name("explorer")
 _SCRIPTS = ("data.js", "chart.js", "explorer.js", "page.js")
@@ -68,9 +67,7 @@ def _readable(block: Block) -> Any:
     if isinstance(block, Grid):
         return _rows(block.table)
     if isinstance(block, Explorer):
-        return _Explored(
-            explorer_json(block.records, block.run, block.published_first), block.static
-        )
+        return _Explored(block.json(), block.static)
     return block
 
 

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from .errors import nearest
@@ -31,38 +31,40 @@ def without_absent(value: Any) -> Any:
     return [without_absent(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    """Resolved field types; resolving them anew for every stored line would dominate reading a
-    store.
+# what makes a field's value of a JSON value; its second argument is the path for messages
+_Reader = Callable[[Any, str], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """How a dataclass is decoded, found once for each: to find it anew for every stored line would
+    dominate reading a store.
     """
-    return typing.get_type_hints(kind)
+
+    plain: dict[str, frozenset[type]]  # field -> types taken as they are: most values of a store
+    readers: dict[str, _Reader]  # field -> what reads a value of any other type
+    needed: dict[str, None]  # the fields that have to be given, in their order
 
 
 @functools.cache
-def _plain_types(kind: type) -> dict[str, frozenset[type]]:
-    """Field -> the types whose values are taken as they are, which are most values of a store."""
-    allowed = {str, int, float, bool}
-    return {name: frozenset(_options(hint)) & allowed for name, hint in _hints(kind).items()}
+def _plan(kind: type) -> _Plan:
+    hints = typing.get_type_hints(kind)
+    plain = frozenset((str, int, float, bool))
+    absent = dataclasses.MISSING
+    return _Plan(
+        {name: plain.intersection(_options(hint)) for name, hint in hints.items()},
+        {name: _reader(hint) for name, hint in hints.items()},
+        {
+            field.name: None
+            for field in dataclasses.fields(kind)
+            if field.default is absent and field.default_factory is absent
+        },
+    )
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """The alternatives of ``X | Y``; any other type has itself as the only alternative."""
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-@functools.cache
-def _alternatives(hint: Any) -> tuple[bool, tuple[Any, ...]]:
-    """(whether None is allowed, the other alternatives)."""
-    options = _options(hint)
-    kinds = tuple(option for option in options if option is not type(None))
-    return len(kinds) < len(options), kinds
-
-
-@functools.cache
-def _anatomy(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
-    """(whether a dataclass, the type without its arguments, its arguments)."""
-    return dataclasses.is_dataclass(kind), typing.get_origin(kind) or kind, typing.get_args(kind)
 
 
 def decode(kind: type[T], fields: Any, path: str = "") -> T:
@@ -74,32 +76,20 @@ def decode(kind: type[T], fields: Any, path: str = "") -> T:
     path = path or kind.__name__
     if not isinstance(fields, dict):
         raise TypeError(f"{path} must be an object")
-    row: Any = kind
-    hints = _hints(row)
-    plain = _plain_types(row)
-    if not fields.keys() <= hints.keys():
-        unknown = sorted(fields.keys() - hints.keys())
-        raise ValueError(f"unknown fields {unknown} of {path}{_meant(unknown, hints)}")
+    plan = _plan(kind)
+    plain = plan.plain
+    readers = plan.readers
+    if not fields.keys() <= readers.keys():
+        unknown = sorted(fields.keys() - readers.keys())
+        raise ValueError(f"unknown fields {unknown} of {path}{_meant(unknown, readers)}")
     values = {
-        name: value if type(value) in plain[name] else _value(hints[name], value, f"{path}.{name}")
+        name: value if type(value) in plain[name] else readers[name](value, f"{path}.{name}")
         for name, value in fields.items()
     }
-    needed = _required(row)
-    if not needed.keys() <= fields.keys():
-        missing = next(name for name in needed if name not in fields)
+    if not plan.needed.keys() <= fields.keys():
+        missing = next(name for name in plan.needed if name not in fields)
         raise ValueError(f"{path}.{missing} is missing")
     return kind(**values)
-
-
-@functools.cache
-def _required(kind: type) -> dict[str, None]:
-    """The fields that have to be given, in their order."""
-    absent = dataclasses.MISSING
-    return {
-        field.name: None
-        for field in dataclasses.fields(kind)
-        if field.default is absent and field.default_factory is absent
-    }
 
 
 def _meant(unknown: Iterable[str], known: Collection[str]) -> str:
@@ -110,40 +100,79 @@ def _meant(unknown: Iterable[str], known: Collection[str]) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def _value(hint: Any, value: Any, name: str) -> Any:
-    optional, kinds = _alternatives(hint)
-    if value is None and optional:
-        return None
-    for kind in kinds[:-1]:
-        try:
-            return _value_of(kind, value, name)
-        except (TypeError, ValueError):
-            continue
-    return _value_of(kinds[-1], value, name)
+def _reader(hint: Any) -> _Reader:
+    """Reads a value of the type ``hint``; of several alternatives the first that accepts it."""
+    options = _options(hint)
+    *others, last = [_reader_of(option) for option in options if option is not type(None)]
+    optional = type(None) in options
+
+    def read(value: Any, name: str) -> Any:
+        if value is None and optional:
+            return None
+        for other in others:
+            try:
+                return other(value, name)
+            except (TypeError, ValueError):
+                continue
+        return last(value, name)
+
+    return read
 
 
-def _value_of(kind: Any, value: Any, name: str) -> Any:
-    is_dataclass, plain, arguments = _anatomy(kind)
-    if is_dataclass:
-        return value if isinstance(value, kind) else decode(kind, value, name)
-    if plain is tuple and isinstance(value, (list, tuple)):
-        return _tuple(arguments, value, name)
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+def _reader_of(kind: Any) -> _Reader:
+    """Reads a value of a type without alternatives."""
+    if dataclasses.is_dataclass(kind):
+        return lambda value, name: value if isinstance(value, kind) else decode(kind, value, name)
+    plain = typing.get_origin(kind) or kind
+    arguments = typing.get_args(kind)
+    if plain is tuple:
+        return _tuple_reader(arguments)
+    if plain is dict:
+        return _dict_reader(arguments[1])
+
+    def read(value: Any, name: str) -> Any:
+        if plain is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return _checked(plain, value, name)
+
+    return read
+
+
+def _checked(plain: type, value: Any, name: str) -> Any:
+    """The value itself if it is of this type; True and False are no numbers."""
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise ValueError(f"{name} = {repr(value)[:60]} is not {plain.__name__}")
-    if plain is not dict:
-        return value
-    kind = arguments[1]
-    return {
-        key: item if type(item) is kind else _value(kind, item, name) for key, item in value.items()
-    }
+    return value
 
 
-def _tuple(kinds: tuple[Any, ...], values: Any, name: str) -> tuple[Any, ...]:
-    """``kinds``: (X, ...) for any number of X, else one type for each value."""
+def _dict_reader(kind: Any) -> _Reader:
+    """Reads a dictionary with values of this type."""
+    read_item = _reader(kind)
+
+    def read(value: Any, name: str) -> dict[str, Any]:
+        return {
+            key: item if type(item) is kind else read_item(item, name)
+            for key, item in _checked(dict, value, name).items()
+        }
+
+    return read
+
+
+def _tuple_reader(kinds: tuple[Any, ...]) -> _Reader:
+    """Reads a tuple. ``kinds``: (X, ...) for any number of X, else one type for each value."""
     if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(_value(kinds[0], item, name) for item in values)
-    if len(kinds) != len(values):
-        raise ValueError(f"{name} holds {len(values)} values instead of {len(kinds)}")
-    return tuple(_value(kind, item, name) for kind, item in zip(kinds, values, strict=True))
+        read_item = _reader(kinds[0])
+        return lambda value, name: tuple(read_item(item, name) for item in _listed(value, name))
+    readers = [_reader(kind) for kind in kinds]
+
+    def read(value: Any, name: str) -> tuple[Any, ...]:
+        values = _listed(value, name)
+        if len(readers) != len(values):
+            raise ValueError(f"{name} holds {len(values)} values instead of {len(readers)}")
+        return tuple(reader(item, name) for reader, item in zip(readers, values, strict=True))
+
+    return read
+
+
+def _listed(value: Any, name: str) -> Any:
+    return value if isinstance(value, list) else _checked(tuple, value, name)

@@ -4,6 +4,7 @@ second runs in a forked process, which starts with everything that this process 
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -11,7 +12,9 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -27,17 +30,32 @@ def side_by_side(here: Callable[[], Here], there: Callable[[], There]) -> tuple[
     exception, which is raised here. An exception of ``here`` ends the other process. Raises
     RuntimeError if the other process is killed.
     """
+    with begun(there) as (result,):
+        return here(), result()
+
+
+@contextmanager
+def begun(*works: Callable[[], Any]) -> Iterator[list[Callable[[], Any]]]:
+    """Begins ``works``, one after the other, in a forked process, and yields for each a function
+    that waits for its result. Where :func:`can_fork` says no, such a function does its work when it
+    is first called.
+
+    Results and exceptions come back as those of :func:`side_by_side`; after an exception no further
+    work is done. The other process ends with the block.
+    """
     if not can_fork():
-        return here(), there()
+        yield [functools.cache(work) for work in works]
+        return
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_result, args=(there, sender), daemon=True)
+    process = context.Process(target=_send_results, args=(works, sender), daemon=True)
     gc.freeze()  # a collector that looks at shared memory would copy it
     try:
         _start(process)
         sender.close()  # so that the pipe ends with the other process
+        results = _Results(receiver, process)
         try:
-            return here(), _received(receiver, process)
+            yield [functools.partial(results.at, place) for place in range(len(works))]
         finally:
             # it has ended, unless an error came up here; a signal that asks could be ignored
             process.kill()
@@ -70,29 +88,57 @@ def _start(process: Any) -> None:
         process.start()
 
 
-def _send_result(work: Callable[[], Any], sender: Connection) -> None:
-    """In the other process: sends (result, None, "") or (None, error, traceback)."""
-    answer: tuple[Any, Exception | None, str]
-    try:
-        answer = (work(), None, "")
-    except Exception as error:
-        answer = (None, error, traceback.format_exc())
-    except BaseException:  # an interrupt, which this process hears of as well
-        os._exit(1)
+def _send_results(works: Sequence[Callable[[], Any]], sender: Connection) -> None:
+    """In the other process: sends (result, None, "") for each of ``works``; for the first that
+    fails (None, error, traceback), which is the last.
+    """
+    # a pipe holds little, and the next work need not wait until the result before it is read
+    with ThreadPoolExecutor(1) as post:
+        for work in works:
+            answer: tuple[Any, Exception | None, str]
+            try:
+                answer = (work(), None, "")
+            except Exception as error:
+                answer = (None, error, traceback.format_exc())
+            except BaseException:  # an interrupt, which this process hears of as well
+                os._exit(1)
+            post.submit(_send, sender, answer)
+            if answer[1] is not None:
+                break
+
+
+def _send(sender: Connection, answer: Any) -> None:
     try:
         sender.send(answer)
     except BrokenPipeError:  # nobody waits any longer
         os._exit(1)
+    except Exception:  # a result that cannot be pickled
+        traceback.print_exc()
+        os._exit(1)
 
 
-def _received(receiver: Connection, process: Any) -> Any:
-    try:
-        result, error, trace = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(
-            f"the second process of this command was ended (exit code {process.exitcode})"
-        ) from None
-    if error is not None:
-        raise error from RuntimeError(f"in the second process:\n{trace}")
-    return result
+class _Results:
+    """The results of another process, received in the order in which that process sends them."""
+
+    def __init__(self, receiver: Connection, process: Any) -> None:
+        self._receiver = receiver
+        self._process = process
+        self._received: list[Any] = []
+
+    def at(self, place: int) -> Any:
+        """The result at ``place``, once it and those before it have come."""
+        while len(self._received) <= place:
+            self._received.append(self._next())
+        return self._received[place]
+
+    def _next(self) -> Any:
+        try:
+            result, error, trace = self._receiver.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(
+                f"the second process of this command was ended (exit code {self._process.exitcode})"
+            ) from None
+        if error is not None:
+            raise error from RuntimeError(f"in the second process:\n{trace}")
+        return result

@@ -24,7 +24,7 @@ from rfdetr_repro.records.sensitivity import (
     sensitivity,
 )
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arch import KNOBS, Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.tables import command as tables
 from rfdetr_repro.tables.campaign import SYNTHETIC
@@ -92,6 +92,49 @@ def test_all_steps_of_a_whole_space() -> None:
     assert queries.ap_points.mean == pytest.approx(1.2) and queries.ap_points.low == pytest.approx(
         1.2
     )
+
+
+def test_steps_are_those_of_every_pair_of_a_space_with_gaps_and_repetitions() -> None:
+    rng = np.random.default_rng(5)
+    sides = {"resolution": (96, 100, 128, 160), "patch": (8, 16), "windows": (1, 2)}
+    axes = {**sides, "decoder_layers": (0, 1, 3), "queries": (5, 10, 40), "width": (0, 64, 192)}
+    every = [
+        Arch(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())
+    ]
+    drawn = [every[place] for place in rng.integers(len(every), size=len(every))]
+    records = [record(arch.key, *rng.uniform(0.1, 0.9, 2)) for arch in drawn]
+    (group,) = comparable_searches(records)
+    last = {one.model.arch: one for one in group}  # at the place of the first
+    assert len(last) < len(group) < len(every) + 1
+    expected = {}
+    for knob in KNOBS:
+        for low, high in itertools.pairwise(axes[knob]):
+            pairs = [
+                (one, last[other])
+                for arch, one in last.items()
+                if getattr(arch, knob) == low
+                and (other := dataclasses.replace(arch, **{knob: high})) in last
+            ]
+            clusters = [before.model.arch.backbone for before, _ in pairs]
+            expected[knob, low, high] = (
+                len(pairs),
+                len(set(clusters)),
+                clustered_mean([100 * (b.accuracy.ap - a.accuracy.ap) for a, b in pairs], clusters),
+                clustered_mean(
+                    [100 * (b.latency.median_ms / a.latency.median_ms - 1) for a, b in pairs],
+                    clusters,
+                ),
+            )
+    found = {
+        (step.knob, step.low, step.high): (
+            step.pairs,
+            step.backbones,
+            step.ap_points,
+            step.latency_percent,
+        )
+        for step in sensitivity(group)
+    }
+    assert found == expected and list(found) == list(expected)  # to the last bit
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 from datetime import datetime, timezone
 
 import pytest
@@ -58,6 +60,47 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
         assert (tmp_path / f"first.{suffix}").read_bytes() == (
             tmp_path / f"second.{suffix}"
         ).read_bytes()
+
+
+BUILDS = """
+import sys, threading
+from rfdetr_repro.report import blocks, build
+from rfdetr_repro.spec import side_by_side
+
+forks = sys.argv[1] == "forks"
+build.can_fork = side_by_side.can_fork = lambda: forks and threading.active_count() == 1
+blocks.MOST_POINTS = int(sys.argv[2])
+draws = []
+drawn = blocks.drawn
+blocks.drawn = lambda draw, height_in: (draws.append(height_in), drawn(draw, height_in))[1]
+build.build_report(*sys.argv[3:])
+print(len(draws))
+"""
+
+
+@pytest.mark.parametrize("most_points", [0, 10**9], ids=["crowded", "as vectors"])
+def test_two_processes_build_the_report_that_one_builds(run, tmp_path, most_points):
+    """In programs of their own: the process of the tests has threads and must not fork."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux forks")
+    drawn = {}
+    for kind in ("forks", "alone"):
+        command = [
+            sys.executable,
+            "-c",
+            BUILDS,
+            kind,
+            str(most_points),
+            run,
+            tmp_path / f"{kind}.pdf",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        drawn[kind] = int(done.stdout)
+    for suffix in ("pdf", "html"):
+        written = [(tmp_path / f"{kind}.{suffix}").read_bytes() for kind in ("forks", "alone")]
+        assert written[0] == written[1]
+    assert drawn["alone"] == 4  # Pareto, training, knobs, sensitivity
+    assert drawn["forks"] == (4 if most_points else 0)
 
 
 def test_the_headline_is_the_best_on_val(run):

@@ -99,6 +99,45 @@ except KeyboardInterrupt:
 else:
     raise AssertionError("no interrupt")
 """
+SEVERAL = """
+begins = os.pipe()
+much = bytes(3_000_000)  # more than a pipe holds
+
+def second():
+    os.write(begins[1], b"x")
+    return "second"
+
+with module.begun(lambda: much, second, os.getpid) as (first, then, process):
+    if FORKS:  # before anybody takes the first result
+        os.read(begins[0], 1)
+    assert then() == "second"
+    assert first() == much
+    assert then() == "second"
+    assert (process() != os.getpid()) == FORKS
+"""
+LATER_ERROR = """
+with module.begun(os.getpid, bad) as (first, then):
+    assert (first() != os.getpid()) == FORKS
+    try:
+        then()
+    except InputError as error:
+        assert str(error) == "broken (file.json); mend the file"
+    else:
+        raise AssertionError("no error")
+"""
+UNWANTED = """
+with module.begun(lambda: bytes(3_000_000), threading.Event().wait) as results:
+    pass  # nobody asks for a result: the process ends with the block
+"""
+NOT_PICKLED = """
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the traceback of the second process
+try:
+    side_by_side(os.getpid, lambda: lambda: None)
+except RuntimeError as error:
+    assert "ended (exit code 1)" in str(error), error
+else:
+    raise AssertionError("no error")
+"""
 END = """
 assert not multiprocessing.active_children()
 print("done")
@@ -116,6 +155,12 @@ print("done")
         (TRACEBACK, True),
         (KILLED, True),
         (INTERRUPTED, True),
+        (SEVERAL, True),
+        (SEVERAL, False),
+        (LATER_ERROR, True),
+        (LATER_ERROR, False),
+        (UNWANTED, True),
+        (NOT_PICKLED, True),
     ],
     ids=[
         "results",
@@ -126,6 +171,12 @@ print("done")
         "traceback",
         "killed",
         "interrupted",
+        "several results",
+        "several results in turn",
+        "an error after a result",
+        "an error after a result in turn",
+        "unwanted results",
+        "a result that cannot be pickled",
     ],
 )
 def test_two_processes(program: str, forks: bool) -> None:
