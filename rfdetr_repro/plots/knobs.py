@@ -244,24 +244,26 @@ def _last_layer(search: Sequence[Record]) -> str:
 def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
     """Draws the panels by decoder layers; returns the left panel."""
     left, right = _split(holder, 2, 0.62, margin=0.26)
+    archs = [arch_of(record) for record in search]
+    by_queries: dict[int, list[int]] = {}  # -> places in the search
+    for place, arch in enumerate(archs):
+        by_queries.setdefault(arch.queries, []).append(place)
+    every = sorted(by_queries.items())
+    lines = [every[place] for place in thinned(len(every), _MOST_LINES)]
+    depths = sorted({arch.decoder_layers for arch in archs})
     for axes, value, label in (
         (left, ap_percent, "AP, %"),
         (right, ms_of, _modelled_label(search)),
     ):
-        by_queries: dict[int, list[Record]] = {}
-        for record in search:
-            by_queries.setdefault(arch_of(record).queries, []).append(record)
         ends = []
-        every = sorted(by_queries.items())
-        lines = [every[place] for place in thinned(len(every), _MOST_LINES)]
-        for color, (queries, group) in zip(PALETTE, lines, strict=False):
-            archs = [arch_of(record) for record in group]
-            by_depth = _by_knob(archs, [value(record) for record in group], "decoder_layers")
+        for color, (queries, places) in zip(PALETTE, lines, strict=False):
+            group = [archs[place] for place in places]
+            values = [value(search[place]) for place in places]
+            by_depth = _by_knob(group, values, "decoder_layers")
             means = {depth: fmean(values) for depth, values in by_depth.items()}
             axes.plot(list(means), list(means.values()), color=color, marker="o", markersize=3.2)
             ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
         _spread_labels(axes, ends)
-        depths = sorted({arch_of(record).decoder_layers for record in search})
         axes.set_xticks([depths[place] for place in thinned(len(depths), 9)])
         axes.set_xlabel("decoder layers run")
         axes.set_ylabel(label)

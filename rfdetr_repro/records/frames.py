@@ -25,7 +25,8 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,71 @@ def _collect(row: dict[str, Any], part: Any, prefix: str) -> None:
         elif isinstance(value, dict):
             row.update((f"{name}.{key}", item) for key, item in value.items())
         elif isinstance(value, tuple):
-            plain = [
-                dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item  # type: ignore[arg-type]
-                for item in value
-            ]
-            row[name] = json.dumps(plain)
+            row[name] = _listed(value)
         else:
             _collect(row, value, f"{name}.")
+
+
+def columns(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Path -> values of all Records in their order, None where a Record has no such field: what
+    :func:`flat` gives of each, for the paths that at least one Record has, in no stated order.
+
+    A field is read of all Records at once: to go through one Record after the other takes three
+    times as long.
+    """
+    every = range(len(records))
+    found: dict[str, list[Any]] = {"id": [record.id for record in records]}
+    for name, places, values in _parts("", every, records):
+        if len(places) == len(records):
+            found[name] = values
+            continue
+        column = found.setdefault(name, [None] * len(records))
+        for place, value in zip(places, values, strict=True):
+            column[place] = value
+    return found
+
+
+_Column = tuple[str, Sequence[int], list[Any]]  # path, places of Records, their values
+
+
+def _parts(prefix: str, places: Sequence[int], parts: Sequence[Any]) -> Iterator[_Column]:
+    """The columns of the fields of dataclasses of one type, which belong to the Records at
+    ``places``.
+    """
+    if parts:
+        for field in dataclasses.fields(parts[0]):
+            values = list(map(attrgetter(field.name), parts))
+            yield from _column(prefix + field.name, places, values)
+
+
+def _column(name: str, places: Sequence[int], values: list[Any]) -> Iterator[_Column]:
+    """The columns of a field with these values: its own, or those of its parts."""
+    kinds = set(map(type, values))
+    if type(None) in kinds:
+        places = [place for place, value in zip(places, values, strict=True) if value is not None]
+        values = [value for value in values if value is not None]
+        kinds.remove(type(None))
+    if name in _LEFT_OUT or not values:
+        return
+    if kinds <= {str, int, float, bool}:
+        yield name, places, values
+    elif kinds == {dict}:
+        for key in dict.fromkeys(key for value in values for key in value):
+            yield f"{name}.{key}", places, [value.get(key) for value in values]
+    elif kinds == {tuple}:
+        yield name, places, list(map(_listed, values))
+    else:
+        yield from _parts(f"{name}.", places, values)
+
+
+def _listed(items: tuple[Any, ...]) -> str:
+    """A list as JSON text."""
+    return json.dumps(
+        [
+            dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item  # type: ignore[arg-type]
+            for item in items
+        ]
+    )
 
 
 def _columns(kind: Any, prefix: str = "") -> Iterator[tuple[str, str | None]]:

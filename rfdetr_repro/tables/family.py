@@ -5,6 +5,7 @@ of tokens (paper v2 Appendix L).
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 from rfdetr_repro.records.record import Record, ScoredRecord, SearchedRecord
 from rfdetr_repro.spec.arch import Arch
@@ -63,24 +64,35 @@ def _tokens(arch: Arch) -> tuple[int, int, int]:
     return arch.tokens, *_decoder(arch)
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A trained Record, with what its distance to another architecture takes."""
+
+    searched: SearchedRecord
+    windows: int
+    height: int  # of the input, in pixels
+
+
 def _by_tokens(
     trained: Sequence[Record], decoders: Container[tuple[int, int]]
-) -> dict[tuple[int, int, int], list[SearchedRecord]]:
+) -> dict[tuple[int, int, int], list[_Trained]]:
     """The trained Records with one of these decoders, by number of tokens and decoder."""
-    groups: dict[tuple[int, int, int], list[SearchedRecord]] = {}
+    groups: dict[tuple[int, int, int], list[_Trained]] = {}
     for record in trained:
-        searched = SearchedRecord.of(record)
-        if searched is not None and _decoder(searched.arch) in decoders:
-            groups.setdefault(_tokens(searched.arch), []).append(searched)
+        arch = record.model.arch
+        if arch is not None and _decoder(arch) in decoders:
+            one = _Trained(SearchedRecord(record, arch), arch.windows, arch.input_hw[0])
+            groups.setdefault(_tokens(arch), []).append(one)
     return groups
 
 
-def _nearest(arch: Arch, alike: Sequence[SearchedRecord]) -> SearchedRecord | None:
+def _nearest(arch: Arch, alike: Sequence[_Trained]) -> SearchedRecord | None:
     """The Record with the same windows if there is one, and then the nearest input size."""
+    windows = arch.windows
+    height = arch.input_hw[0]
 
-    def distance(searched: SearchedRecord) -> tuple[bool, int]:
-        return searched.arch.windows != arch.windows, abs(
-            searched.arch.input_hw[0] - arch.input_hw[0]
-        )
+    def distance(one: _Trained) -> tuple[bool, int]:
+        return one.windows != windows, abs(one.height - height)
 
-    return min(alike, key=distance, default=None)
+    nearest = min(alike, key=distance, default=None)
+    return None if nearest is None else nearest.searched

@@ -17,10 +17,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rfdetr_repro.records.frames import flat
+from rfdetr_repro.records.frames import columns, flat
 from rfdetr_repro.records.pareto import (
     backend,
     backend_of_any_batch,
@@ -80,18 +80,31 @@ def _point(record: Record) -> bool:
 
 
 def _columns(records: Sequence[Record]) -> dict[str, Any]:
-    found: dict[str, list[Any]] = {}
-    for place, record in enumerate(records):
-        row = flat(record)
-        row.update((f"shown.{name}", value) for name, value in _shown(record).items())
-        for name, value in row.items():
-            column = found.get(name)
-            if column is None:
-                if value is None or _LEFT_OUT.match(name):
-                    continue
-                column = found[name] = [None] * len(records)
-            column[place] = value
-    return {"columns": {name: _encoded(values) for name, values in found.items()}}
+    found = columns(records)
+    shown = [_shown(record) for record in records]
+    for name in shown[0] if shown else ():
+        found[f"shown.{name}"] = [row[name] for row in shown]
+    named = _in_order(records, {name for name in found if not _LEFT_OUT.match(name)}, found)
+    return {"columns": {name: _encoded(found[name]) for name in named}}
+
+
+def _in_order(
+    records: Sequence[Record], names: set[str], found: Mapping[str, list[Any]]
+) -> list[str]:
+    """The columns of ``names`` with a value, in the order in which they first occur, Record by
+    Record.
+    """
+    first: dict[int, set[str]] = {}  # place of a Record -> columns that begin there
+    for name in names:
+        values = found[name]
+        place = next((place for place, value in enumerate(values) if value is not None), None)
+        if place is not None:
+            first.setdefault(place, set()).add(name)
+    ordered = []
+    for place in sorted(first):
+        row = [*flat(records[place]), *(f"shown.{name}" for name in _shown(records[place]))]
+        ordered += [name for name in row if name in first[place]]
+    return ordered
 
 
 def _encoded(values: list[Any]) -> Any:
