@@ -17,7 +17,7 @@ from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.side_by_side import begun, can_fork
 
-from .blocks import Document, Explorer
+from .blocks import Document, Drawing, Explorer
 from .content import report
 from .paper import paper_document
 from .run import Run, read_run
@@ -90,9 +90,10 @@ def _made_aside(document: Document) -> Iterator[None]:
     drawings = document.drawings()
     explorers = [block for block in document.blocks if isinstance(block, Explorer)]
     works = [*(each.raster for each in drawings), *(each.json for each in explorers)]
+    blocks: list[Drawing | Explorer] = [*drawings, *explorers]
     with begun(*works) as results:
-        for each, result in zip([*drawings, *explorers], results, strict=True):
-            each.made = result
+        for block, result in zip(blocks, results, strict=True):
+            block.made = result
         yield
 
 

@@ -76,7 +76,8 @@ def decode(kind: type[T], fields: Any, path: str = "") -> T:
     path = path or kind.__name__
     if not isinstance(fields, dict):
         raise TypeError(f"{path} must be an object")
-    plan = _plan(kind)
+    row: Any = kind
+    plan = _plan(row)
     plain = plan.plain
     readers = plan.readers
     if not fields.keys() <= readers.keys():
@@ -121,8 +122,9 @@ def _reader(hint: Any) -> _Reader:
 
 def _reader_of(kind: Any) -> _Reader:
     """Reads a value of a type without alternatives."""
+    row: Any = kind
     if dataclasses.is_dataclass(kind):
-        return lambda value, name: value if isinstance(value, kind) else decode(kind, value, name)
+        return lambda value, name: value if isinstance(value, row) else decode(row, value, name)
     plain = typing.get_origin(kind) or kind
     arguments = typing.get_args(kind)
     if plain is tuple:
