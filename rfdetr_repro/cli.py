@@ -141,6 +141,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "tables.command",
             "tables",
         ),
+        "claims": _verb(
+            "print the claims of the paper, each with a verdict from stored Records",
+            "claims_command",
+            "claims",
+        ),
         "plots": _verb("draw the figures of the paper and of a campaign", "plots.command", "plots"),
         "report": _verb("write the report of a run as PDF and HTML", "report.command", "report"),
         "mean": _verb("mean over the data sets of a benchmark", "records.aggregate", "mean"),

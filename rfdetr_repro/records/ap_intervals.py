@@ -137,18 +137,36 @@ def difference(one: Accuracy | None, other: Accuracy | None) -> Difference | Non
     """What ``other`` gains over ``one``. ``None`` where an AP is absent, or where the two were not
     resampled alike on the same images.
     """
-    if one is None or other is None or one.ap is None or other.ap is None:
+    return mean_difference([(one, other)])
+
+
+def mean_difference(
+    pairs: Sequence[tuple[Accuracy | None, Accuracy | None]],
+) -> Difference | None:
+    """The mean over pairs of what the second AP gains over the first, with its interval over
+    images. ``None`` without pairs, where an AP is absent, or where not all APs were resampled alike
+    on the same images.
+    """
+    means = []
+    gains = []
+    freedoms = []
+    drawn = set()
+    for one, other in pairs:
+        if one is None or other is None or one.ap is None or other.ap is None:
+            return None
+        first = one.resampled
+        second = other.resampled
+        if first is None or second is None or first.aps is None or second.aps is None:
+            return None
+        drawn |= {first.draws_sha256, second.draws_sha256}
+        means.append(other.ap - one.ap)
+        gains.append(decode(second.aps) - decode(first.aps))
+        freedoms += [first.freedom or _LEAST_FREEDOM, second.freedom or _LEAST_FREEDOM]
+    if len(drawn) != 1 or None in drawn:
         return None
-    first = one.resampled
-    second = other.resampled
-    if first is None or second is None or first.aps is None or second.aps is None:
-        return None
-    if first.draws_sha256 is None or first.draws_sha256 != second.draws_sha256:
-        return None
-    gained = decode(second.aps) - decode(first.aps)
-    freedom = min(first.freedom or _LEAST_FREEDOM, second.freedom or _LEAST_FREEDOM)
-    low, high = np.quantile(gained, scipy.special.ndtr(student_levels(freedom)))
-    mean = other.ap - one.ap
+    gained = np.mean(gains, axis=0)
+    low, high = np.quantile(gained, scipy.special.ndtr(student_levels(min(freedoms))))
+    mean = sum(means) / len(means)
     return Difference(mean, min(float(low), mean), max(float(high), mean))
 
 

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from rfdetr_repro.claims.table import RULES, SMALL, claims_table
+from rfdetr_repro.claims.verdicts import judged
 from rfdetr_repro.paper.published import (
     CITATION,
     TABLES,
@@ -133,6 +135,7 @@ def paper_document(run: Run, pictures: bool = True) -> Document:
     counts, *_ = scoreboard(list(TABLES), measured, here)
     blocks += [Heading("Scoreboard"), Grid(narrow(counts))]
     blocks += _claims(cited)
+    blocks += _verdicts(run.records)
     blocks += _figures(Sources(records, run.folder if pictures else None))
     blocks += _tables(measured, here, cited)
     for name, (title, about) in OTHERS.items():
@@ -205,6 +208,18 @@ def _claims(cited: _Cited) -> list[Block]:
         Heading("Claims of the text"),
         Paragraph(text),
         Grid(stated_table(found, cited.mark, title="")),
+    ]
+
+
+def _verdicts(records: Sequence[Record]) -> list[Block]:
+    found = judged(records)
+    counts = Counter(one.word for one in found)
+    words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    table = claims_table(found)
+    return [
+        Heading("Claims of cause and effect"),
+        Paragraph(f"{len(found)} claims were put to a test here: {words}. {SMALL}"),
+        Grid(replace(table, title="", notes=list(RULES))),
     ]
 
 

@@ -35,23 +35,39 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
         Column("gap", "difference"),
     ]
     table = Table("family", "Patch sizes that training never drew", columns)
-    alike = _by_tokens(trained, {_decoder(record.as_searched().arch) for record in records})
-    for record in records:
+    for record, like in alike(records, trained):
         arch = record.as_searched().arch
         own = record.accuracy
         row = {"arch": Cell(arch.key), "tokens": Cell(str(arch.tokens), value=float(arch.tokens))}
         row |= {"ap": percent_cell(own.ap if own else None, UNKNOWN)}
         row |= {"ap50": percent_cell(own.ap50 if own else None, UNKNOWN)}
-        like = _nearest(arch, alike.get(_tokens(arch), []))
-        known = ScoredRecord.of(like.record) if like is not None else None
+        known = ScoredRecord.of(like) if like is not None else None
         if like is not None and known is not None and own is not None and own.ap is not None:
             difference = own.ap - known.ap
-            row |= {"like": Cell(like.arch.key), "like_ap": percent_cell(known.ap, UNKNOWN)}
+            row |= {
+                "like": Cell(like.as_searched().arch.key),
+                "like_ap": percent_cell(known.ap, UNKNOWN),
+            }
             row["gap"] = Cell(in_points(difference), MEASURED, percent_value(difference))
         table.add(row)
     synthetic = records[0].data is not None and records[0].data.synthetic
     table.notes = ["AP in percent" + (" on SYNTHETIC images: not COCO AP." if synthetic else ".")]
     return table
+
+
+def alike(
+    records: Sequence[Record], trained: Sequence[Record]
+) -> list[tuple[Record, Record | None]]:
+    """Each of ``records`` with the Record of ``trained`` that has as many tokens and the same
+    decoder, the same windows if there is one, and the nearest input size; None where there is none.
+    """
+    groups = _by_tokens(trained, {_decoder(record.as_searched().arch) for record in records})
+    found: list[tuple[Record, Record | None]] = []
+    for record in records:
+        arch = record.as_searched().arch
+        like = _nearest(arch, groups.get(_tokens(arch), []))
+        found.append((record, None if like is None else like.record))
+    return found
 
 
 def _decoder(arch: Arch) -> tuple[int, int]:

@@ -75,20 +75,25 @@ def rivals_tables(records: Sequence[Record]) -> list[Table]:
     """Two tables for every data set, engine and protocol of the comparison: the models, and the
     verdicts.
     """
+    tables = []
+    for key, found in comparisons(records).items():
+        models = entries(found)
+        split = DECIDING if any(DECIDING in one.ap for one in models) else CHOOSING
+        synthetic = any(one.data is not None and one.data.synthetic for one in found)
+        notes = [SYNTHETIC] if synthetic else []
+        where = " ".join(key)
+        tables.append(_models_table(models, where, notes))
+        tables.append(_verdicts_table(verdicts(models, split), split, where, notes))
+    return tables
+
+
+def comparisons(records: Sequence[Record]) -> dict[Key, list[Record]]:
+    """The Records of rivals trained alike, by data set, engine, machine and protocol."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
         if _takes_part(record):
             groups.setdefault(_group(record), []).append(record)
-    tables = []
-    for key, found in groups.items():
-        entries = _entries(found)
-        split = DECIDING if any(DECIDING in one.ap for one in entries) else CHOOSING
-        synthetic = any(one.data is not None and one.data.synthetic for one in found)
-        notes = [SYNTHETIC] if synthetic else []
-        where = " ".join(key)
-        tables.append(_models_table(entries, where, notes))
-        tables.append(_verdicts_table(verdicts(entries, split), split, where, notes))
-    return tables
+    return groups
 
 
 def _takes_part(record: Record) -> bool:
@@ -117,7 +122,8 @@ def _group(record: Record) -> Key:
     )
 
 
-def _entries(records: Sequence[Record]) -> list[Entry]:
+def entries(records: Sequence[Record]) -> list[Entry]:
+    """The models of one of :func:`comparisons`, the fastest first."""
     found: dict[Key, Entry] = {}
     for record in records:
         model = record.model
@@ -135,13 +141,13 @@ def _entries(records: Sequence[Record]) -> list[Entry]:
     return sorted(found.values(), key=lambda one: one.latency)
 
 
-def verdicts(entries: Sequence[Entry], split: str, tolerance: float = TOLERANCE) -> list[Verdict]:
-    """For each rival of ``entries`` the RF-DETR at equal latency, and the difference of AP on
+def verdicts(models: Sequence[Entry], split: str, tolerance: float = TOLERANCE) -> list[Verdict]:
+    """For each rival of ``models`` the RF-DETR at equal latency, and the difference of AP on
     ``split``. ``tolerance``: by which part of the rival's latency RF-DETR may be slower.
     """
-    ours = [one for one in entries if one.family == OURS]
+    ours = [one for one in models if one.family == OURS]
     found = []
-    for rival in (one for one in entries if one.family != OURS):
+    for rival in (one for one in models if one.family != OURS):
         fast = [one for one in ours if one.latency <= (1 + tolerance) * rival.latency]
         best = max(fast, key=_choosing_ap, default=None)
         difference = None
@@ -158,7 +164,7 @@ def _choosing_ap(entry: Entry) -> float:
     return -1.0 if chosen is None else chosen.value
 
 
-def _models_table(entries: Sequence[Entry], where: str, notes: Sequence[str]) -> Table:
+def _models_table(models: Sequence[Entry], where: str, notes: Sequence[str]) -> Table:
     columns = [
         Column("model", "model", right=False),
         Column("arch", "architecture", right=False, rank=2),
@@ -173,7 +179,7 @@ def _models_table(entries: Sequence[Entry], where: str, notes: Sequence[str]) ->
         Column("params", "Params M", rank=4),
     ]
     table = Table("rivals", f"Trained alike on {where}", columns)
-    for entry in entries:
+    for entry in models:
         row = {
             "model": Cell(entry.label),
             "arch": Cell(entry.arch),

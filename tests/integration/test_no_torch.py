@@ -35,6 +35,7 @@ else:
 FLOW = """
 import rfdetr_repro
 from rfdetr_repro import paper
+from rfdetr_repro import claims_command as claims
 from rfdetr_repro.plots import command as plots
 from rfdetr_repro.records import pareto
 from rfdetr_repro.spec import presets
@@ -43,6 +44,7 @@ from reports import build
 run = sys.argv[1]
 assert tables.main(["--table", "all", "--records", run]) == 0
 assert tables.main(["--table", "frontier", "--records", run, "--format", "latex"]) == 0
+assert claims.main(["--records", run]) == 0
 assert plots.main(["--run", run, "--out", run + "/figures", "--figure", "pareto"]) == 0
 assert build.main(["--run", run]) == 0
 assert not {"torch", "onnx", "onnxruntime"} & set(sys.modules)

@@ -1,0 +1,189 @@
+"""The verdict of each claim: the effect of every comparison with its 95 % interval, and whether the
+interval lies where the claim says.
+
+The unit of observation for a claim about training is a training: an interval needs at least
+:data:`FEWEST_SEEDS` seeds (Student's, over the mean effect of each seed). A claim about what
+happens to given weights may also be judged by an interval over images (paired, from the resampled
+APs that Records keep), and one about latency by an interval over files; the verdict then says so.
+No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rfdetr_repro.records.ap_intervals import mean_difference
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.seeds import seeded_mean
+from rfdetr_repro.spec.metrics import decimals, plural
+
+from .catalog import AP, CLAIMS, Claim, Comparison, Expected
+from .pairs import Pair, Scale, has_resamples
+
+HOLDS = "holds at this scale"
+FAILS = "fails at this scale"
+UNDECIDED = "undecided"
+NOT_RUN = "not run"
+WORDS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
+FEWEST_SEEDS = 3
+ONE_SEED = "one training seed: interval over images only"
+NO_RESAMPLES = "one training seed, and the Records keep no resampled APs: no interval"
+LEAST_AP = 20.0  # points; a margin in points means little for a model that finds next to nothing
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An effect in the unit of its comparison, with the ends of its 95 % interval; None where there
+    is no interval, and ``over`` says why.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    over: str  # what the interval is over, or why there is none
+    seeds: bool = False  # whether the interval is over trainings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A comparison on one data set and split; without Records ``scale`` and ``effect`` are None and
+    the word is NOT_RUN.
+    """
+
+    comparison: Comparison
+    word: str
+    scale: Scale | None = None
+    effect: Effect | None = None
+    pairs: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its findings."""
+
+    claim: Claim
+    findings: tuple[Finding, ...]
+
+    @property
+    def word(self) -> str:
+        """FAILS if a comparison fails, HOLDS if all hold, NOT_RUN if none was run, else
+        UNDECIDED.
+        """
+        words = {finding.word for finding in self.findings}
+        if FAILS in words:
+            return FAILS
+        return words.pop() if len(words) == 1 else UNDECIDED
+
+
+def judged(records: Sequence[Record], claims: Sequence[Claim] = CLAIMS) -> list[Judged]:
+    """Every claim with what the Records say about it."""
+    own = [record for record in records if record.published is None]
+    return [
+        Judged(claim, tuple(one for part in claim.comparisons for one in findings(part, own)))
+        for claim in claims
+    ]
+
+
+def findings(comparison: Comparison, records: Sequence[Record]) -> list[Finding]:
+    """The findings of a comparison, one per data set and split; a single NOT_RUN without pairs."""
+    by_scale: dict[Scale, list[Pair]] = {}
+    if comparison.pairing is not None:
+        for pair in comparison.pairing.pairs(records):
+            by_scale.setdefault(_scale(comparison, pair), []).append(pair)
+    found = [_finding(comparison, scale, pairs) for scale, pairs in by_scale.items()]
+    return found or [Finding(comparison, NOT_RUN, reason=comparison.missing)]
+
+
+def word_of(expected: Expected, low: float, high: float) -> str:
+    """HOLDS where the whole interval lies in the expected region, FAILS where it lies wholly
+    outside, else UNDECIDED.
+    """
+    above = expected.least is None or low > expected.least
+    below = expected.most is None or high < expected.most
+    if above and below:
+        return HOLDS
+    under = expected.least is not None and high < expected.least
+    over = expected.most is not None and low > expected.most
+    return FAILS if under or over else UNDECIDED
+
+
+def _scale(comparison: Comparison, pair: Pair) -> Scale:
+    """The scale of a pair. Latencies of one file are the same on every split."""
+    if comparison.measure == AP:
+        return pair.scale
+    machine = pair.second.machine
+    place = "unknown machine" if machine is None else (machine.gpu or machine.cpu)
+    return Scale(place, "latency", None, False)
+
+
+def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Finding:
+    effect = _ap_effect(pairs) if comparison.measure == AP else _latency_effect(pairs)
+    if effect.low is None or effect.high is None:
+        return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
+    if comparison.of_training and not effect.seeds:
+        reason = f"a claim about training needs {FEWEST_SEEDS} seeds; {effect.over}"
+        return Finding(comparison, UNDECIDED, scale, effect, len(pairs), reason)
+    word = word_of(comparison.expected, effect.low, effect.high)
+    reason = "" if effect.seeds else effect.over
+    if comparison.measure == AP and comparison.expected.margin:
+        ap = sum(100 * pair.first.as_accuracy().ap for pair in pairs) / len(pairs)
+        if ap < LEAST_AP:
+            word = UNDECIDED
+            reason = f"AP {decimals(ap, 1)} is too low for a margin in points"
+    return Finding(comparison, word, scale, effect, len(pairs), reason)
+
+
+def _ap_effect(pairs: Sequence[Pair]) -> Effect:
+    """Difference of AP in points."""
+    by_seed: dict[int, list[float]] = {}
+    for pair in pairs:
+        if pair.seed is not None:
+            by_seed.setdefault(pair.seed, []).append(_gain(pair))
+    if len(by_seed) >= FEWEST_SEEDS:
+        found = seeded_mean([sum(gains) / len(gains) for gains in by_seed.values()])
+        over = found.told or plural(len(by_seed), "training seed")
+        return Effect(found.value, found.low, found.high, over, seeds=found.low is not None)
+    return _over_images(pairs)
+
+
+def _over_images(pairs: Sequence[Pair]) -> Effect:
+    """The mean over the pairs of one training whose APs were resampled on the same draws; of
+    several trainings, the one with the most such pairs.
+    """
+    groups: dict[object, list[Pair]] = {}
+    for pair in pairs:
+        if has_resamples(pair.first) and has_resamples(pair.second):
+            groups.setdefault(_weights(pair), []).append(pair)
+    best = max(groups.values(), key=len, default=[])
+    found = mean_difference([(pair.first.accuracy, pair.second.accuracy) for pair in best])
+    if found is None:
+        return Effect(sum(map(_gain, pairs)) / len(pairs), None, None, NO_RESAMPLES)
+    over = ONE_SEED
+    if len(best) < len(pairs):
+        over = f"{ONE_SEED}; {len(best)} of {len(pairs)} pairs, whose APs were resampled"
+    return Effect(100 * found.mean, 100 * found.low, 100 * found.high, over)
+
+
+def _latency_effect(pairs: Sequence[Pair]) -> Effect:
+    """Relative difference of the median latency in percent, over files."""
+    changes = [
+        100 * (pair.second.as_latency().ms / pair.first.as_latency().ms - 1) for pair in pairs
+    ]
+    sessions = {
+        record.latency.session for pair in pairs for record in pair if record.latency is not None
+    }
+    found = seeded_mean(changes)
+    if len(changes) < FEWEST_SEEDS or found.low is None:
+        return Effect(found.value, None, None, f"{plural(len(changes), 'file')}: no interval")
+    told = f"interval over {len(changes)} files of {plural(len(sessions), 'session')}"
+    return Effect(found.value, found.low, found.high, told)
+
+
+def _gain(pair: Pair) -> float:
+    return 100 * (pair.second.as_accuracy().ap - pair.first.as_accuracy().ap)
+
+
+def _weights(pair: Pair) -> object:
+    return pair.first.model.checkpoint_sha256, pair.second.model.checkpoint_sha256

@@ -1,0 +1,347 @@
+"""The verdicts on the paper's claims: intervals by SciPy and NumPy themselves, pairs by hand, and
+the Records that come with the package.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy
+import pytest
+import scipy.stats
+
+from rfdetr_repro.claims.catalog import ALONE, CLAIMS, NO_EMA, STUDIES, Expected, claims_named
+from rfdetr_repro.claims.pairs import SHARED, STUDY, KnobStep
+from rfdetr_repro.claims.table import claims_table, commands_lines
+from rfdetr_repro.claims.verdicts import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    ONE_SEED,
+    UNDECIDED,
+    Finding,
+    judged,
+    word_of,
+)
+from rfdetr_repro.claims_command import main
+from rfdetr_repro.cli import program_of
+from rfdetr_repro.records.record import (
+    FINE_TUNING,
+    NEVER_TRAINED,
+    TUNED,
+    Accuracy,
+    ArtifactId,
+    DataId,
+    Latency,
+    Machine,
+    ModelId,
+    Record,
+    Resampled,
+)
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.spec.train_config import TrainConfig, with_settings
+from rfdetr_repro.tables.command import load_records
+
+BASE = "r128-p16-w1-d2-q25"
+VAL = DataId("embedded", "val", "ab" * 32, 150)
+
+
+def study(
+    ap: float,
+    variant: str | None = None,
+    seed: int | None = 0,
+    arch: str = BASE,
+    resampled: numpy.ndarray | None = None,
+    **more,
+) -> Record:
+    """A Record as a study writes it."""
+    kept = None
+    if resampled is not None:
+        text = base64.b64encode(numpy.rint(resampled * 65535).astype("<u2").tobytes()).decode()
+        kept = Resampled("bootstrap", 150, len(resampled), 0, 1e9, "draws", text)
+    accuracy = Accuracy(ap=ap, resampled=kept)
+    given = {"source": STUDY, "campaign": STUDY, **more}
+    return Record(
+        model=ModelId(
+            "rfdetr",
+            f"rfdetr-{arch}",
+            variant=variant,
+            arch=Arch.parse(arch),
+            checkpoint_sha256=f"{variant}{seed}",
+        ),
+        data=VAL,
+        accuracy=accuracy,
+        seed=seed,
+        **given,
+    )
+
+
+def finding(records: list[Record], name: str) -> Finding:
+    (found,) = [
+        one
+        for claim in judged(records, claims_named(name.partition(".")[0]))
+        for one in claim.findings
+        if one.comparison.id == name
+    ]
+    return found
+
+
+def test_an_interval_over_seeds_is_the_one_of_scipy():
+    alone = [0.40, 0.42, 0.41, 0.39]
+    shared = [0.43, 0.44, 0.45, 0.41]
+    records = [
+        study(ap, variant, seed)
+        for variant, aps in ((ALONE, alone), (SHARED, shared))
+        for seed, ap in enumerate(aps)
+    ]
+    found = finding(records, "1.1")
+    gains = 100 * (numpy.array(shared) - numpy.array(alone))
+    wanted = scipy.stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
+    assert found.effect.value == pytest.approx(gains.mean())
+    assert found.word == HOLDS and found.pairs == 4
+    assert finding(records[::-1], "1.1") == found
+    swapped = {ALONE: SHARED, SHARED: ALONE}
+    turned = [
+        replace(one, model=replace(one.model, variant=swapped[one.model.variant]))
+        for one in records
+    ]
+    assert finding(turned, "1.1").word == FAILS
+
+
+def test_seeds_are_paired_and_two_seeds_decide_nothing():
+    # seeds differ by far more than the two sides: only a paired comparison sees the effect
+    base = [0.2, 0.5, 0.35]
+    records = [study(ap, ALONE, seed) for seed, ap in enumerate(base)]
+    records += [study(ap + 0.01 + 0.001 * seed, SHARED, seed) for seed, ap in enumerate(base)]
+    assert finding(records, "1.1").word == HOLDS
+    two = finding([one for one in records if one.seed < 2], "1.1")
+    assert two.word == UNDECIDED and two.effect.low is None
+    # a seed of one side only is no pair
+    alone = finding([*records[:3], *records[4:]], "1.1")
+    assert alone.pairs == 2 and alone.word == UNDECIDED
+
+
+def test_an_interval_over_images_is_the_one_of_numpy_and_says_so():
+    rng = numpy.random.default_rng(0)
+    shared = rng.normal(0, 0.05, 1000)
+    deep = 0.45 + shared
+    middle = 0.39 + shared + rng.normal(0, 0.005, 1000)
+    records = [
+        study(0.45, arch="r128-p16-w1-d2-q25", resampled=deep),
+        study(0.39, arch="r128-p16-w1-d1-q25", resampled=middle),
+        study(0.10, arch="r128-p16-w1-d0-q25", resampled=deep - 0.3),
+    ]
+    found = finding(records, "4.1")
+    wanted = 100 * numpy.quantile(middle - deep, [0.025, 0.975])
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted, abs=0.01)
+    assert found.effect.value == pytest.approx(-6)
+    assert found.pairs == 1 and found.word == FAILS and found.reason == ONE_SEED
+    # a claim about training stays undecided with the same interval
+    pair = [study(0.4, ALONE, 0, resampled=deep - 0.05), study(0.45, SHARED, 0, resampled=deep)]
+    trained = finding(pair, "1.1")
+    assert trained.word == UNDECIDED and "needs 3 seeds" in trained.reason
+
+
+def test_a_margin_in_points_decides_nothing_at_a_low_ap():
+    deep = numpy.linspace(0.07, 0.09, 1000)
+    records = [
+        study(0.08, arch="r128-p16-w1-d2-q25", resampled=deep),
+        study(0.07, arch="r128-p16-w1-d1-q25", resampled=deep - 0.01),
+    ]
+    found = finding(records, "4.1")
+    assert found.word == UNDECIDED and "too low" in found.reason
+
+
+def test_records_without_resamples_give_an_effect_and_no_verdict():
+    records = [study(0.45), study(0.3, arch="r128-p16-w1-d1-q25")]
+    found = finding(records, "4.1")
+    assert found.effect.value == pytest.approx(-15) and found.effect.low is None
+    assert found.word == UNDECIDED
+
+
+def test_a_knob_is_compared_in_the_same_weights_and_with_all_else_equal():
+    records = [
+        study(0.45),
+        study(0.40, arch="r128-p16-w1-d1-q25"),
+        study(0.35, arch="r128-p16-w1-d1-q15"),  # two knobs away from the first
+        study(0.50, seed=1),  # other weights
+        replace(study(0.3, arch="r128-p16-w1-d0-q25"), data=replace(VAL, split="test")),
+    ]
+    pairs = KnobStep("decoder_layers").pairs(records)
+    assert [(one.first.accuracy.ap, one.second.accuracy.ap) for one in pairs] == [(0.45, 0.40)]
+    assert len(KnobStep("queries").pairs(records)) == 1
+
+
+def test_never_drawn_patches_are_paired_by_tokens():
+    # 128 / 16 and 144 / 18 have 8 x 8 tokens
+    records = [study(0.45, arch=BASE, seed=seed) for seed in range(3)]
+    records += [
+        study(0.451 + 0.001 * seed, NEVER_TRAINED, seed, arch="r144-p18-w1-d2-q25")
+        for seed in range(3)
+    ]
+    checkpoints = [
+        replace(one, model=replace(one.model, checkpoint_sha256=str(one.seed))) for one in records
+    ]
+    found = finding(checkpoints, "2.1")
+    assert found.pairs == 3 and found.word == HOLDS
+    assert found.effect.value == pytest.approx(0.2)
+
+
+def test_fine_tuning_is_paired_although_the_weights_differ():
+    records = [
+        study(0.4 + 0.02 * (variant == TUNED) + 0.003 * seed * (variant == TUNED), variant, seed)
+        for variant in ("nas", TUNED)
+        for seed in range(3)
+    ]
+    records = [replace(one, campaign=FINE_TUNING, source="search") for one in records]
+    assert finding(records, "3.1").word == HOLDS
+
+
+def timed(file: int, mode: str, ms: float, split: str = "val") -> Record:
+    sha256 = f"{file:064x}"
+    wait = 200.0 if mode == "buffered" else 0.0
+    return Record(
+        "protocol",
+        ModelId("rfdetr", "rfdetr", arch=Arch.parse(BASE)),
+        data=replace(VAL, split=split),
+        artifact=ArtifactId(sha256, sha256, "onnxruntime-cpu", "fp32", 1),
+        latency=Latency(ms, artifact_sha256=sha256, session="one"),
+        protocol=Protocol(mode=mode, buffer_ms=wait),
+        machine=Machine("a processor", 2, 8.0, "Linux"),
+    )
+
+
+def test_latencies_of_one_file_count_once_and_are_relative():
+    closed = [2.0, 4.0, 8.0, 5.0]
+    waiting = [1.8, 3.5, 7.4, 4.4]
+    records = [
+        timed(file, mode, ms, split)
+        for mode, times in (("sustained", closed), ("buffered", waiting))
+        for file, ms in enumerate(times)
+        for split in ("val", "test")
+    ]
+    found = finding(records, "9.1")
+    changes = 100 * (numpy.array(waiting) / numpy.array(closed) - 1)
+    wanted = scipy.stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert found.pairs == 4 and found.word == HOLDS
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
+    assert "4 files of 1 session" in found.reason
+    few = finding([one for one in records if one.artifact.sha256 < f"{2:064x}"], "9.1")
+    assert few.word == UNDECIDED and few.effect.low is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "low", "high", "word"),
+    [
+        (Expected("", least=0), 0.1, 2, HOLDS),
+        (Expected("", least=0), -0.1, 2, UNDECIDED),
+        (Expected("", least=0), -2, -0.1, FAILS),
+        (Expected("", most=0), -2, -0.1, HOLDS),
+        (Expected("", least=-1, most=1), -0.9, 0.9, HOLDS),
+        (Expected("", least=-1, most=1), -1.1, 0.9, UNDECIDED),
+        (Expected("", least=-1, most=1), 1.1, 1.2, FAILS),
+    ],
+)
+def test_the_word_follows_from_interval_and_region(expected, low, high, word):
+    assert word_of(expected, low, high) == word
+
+
+def test_without_records_every_claim_is_not_run_and_says_what_runs_it():
+    found = judged([])
+    assert [one.word for one in found] == [NOT_RUN] * len(CLAIMS)
+    lines = commands_lines(found)
+    assert len(lines) == sum(len(claim.comparisons) for claim in CLAIMS)
+    assert all(line.partition(": ")[2] for line in lines)
+
+
+def test_a_failing_part_fails_the_claim_and_parts_not_run_leave_it_undecided():
+    deep = numpy.full(1000, 0.45) + numpy.linspace(-0.01, 0.01, 1000)
+    records = [study(0.45, resampled=deep)]
+    good = study(0.449, arch="r128-p16-w1-d1-q25", resampled=deep - 0.001)
+    bad = study(0.3, arch="r128-p16-w1-d1-q25", resampled=deep - 0.15)
+    assert judged([*records, good], claims_named("4"))[0].word == UNDECIDED
+    assert judged([*records, bad], claims_named("4"))[0].word == FAILS
+
+
+def test_ids_are_unique_and_every_command_can_be_parsed():
+    ids = [part.id for claim in CLAIMS for part in claim.comparisons]
+    assert len(set(ids)) == len(ids) and [claim.id for claim in CLAIMS] == [
+        str(number) for number in range(1, 12)
+    ]
+    for claim in CLAIMS:
+        for part in claim.comparisons:
+            assert part.pairing is not None or part.missing
+            assert not part.study or part.study in STUDIES
+            if part.command:
+                program, verb, *words = part.command.split()
+                flags = {
+                    flag
+                    for one in program_of(verb).parser()._actions
+                    for flag in one.option_strings
+                }
+                assert program == "rfdetr-repro"
+                assert {word for word in words if word.startswith("--")} <= flags
+
+
+def test_every_changed_recipe_is_a_setting_of_training():
+    for one in STUDIES["recipe"].trained:
+        assert isinstance(with_settings(TrainConfig(), one.settings), TrainConfig)
+    assert NO_EMA in {one.variant for one in STUDIES["recipe"].trained}
+
+
+def test_the_records_of_the_package_answer_some_claims():
+    found = {one.claim.id: one for one in judged(load_records(None))}
+    depth = [one for one in found["4"].findings if one.comparison.id == "4.1"]
+    assert {one.scale.split: one.word for one in depth} == {"val": FAILS, "test": UNDECIDED}
+    tuned = found["3"].findings
+    assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.low > 0 for one in tuned)
+    assert found["5"].word == NOT_RUN
+
+
+def test_the_command_prints_every_format(capsys, tmp_path):
+    Store(tmp_path / "mine.jsonl").extend(
+        study(0.4 + 0.01 * seed * (variant == ALONE) + 0.06 * (variant == SHARED), variant, seed)
+        for variant in (ALONE, SHARED)
+        for seed in range(3)
+    )
+    given = ["--records", str(tmp_path), "--claim", "1"]
+    assert main([*given, "--wide", "--no-pager"]) == 0
+    text = capsys.readouterr().out
+    assert "nothing about COCO" in text and "3 training seeds" not in text and HOLDS in text
+    main([*given, "--format", "csv"])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert float(row["effect"]) == pytest.approx(5) and row["verdict"] == HOLDS
+    assert row["section"].startswith("1. Weight sharing")
+    main([*given, "--format", "json"])
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert table["rows"][0]["id"] == "1.1"
+    main([*given, "--format", "markdown"])
+    assert capsys.readouterr().out.startswith("### The claims of the paper")
+    main(["--stated", "--format", "csv"])
+    assert len(list(csv.DictReader(io.StringIO(capsys.readouterr().out)))) == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--claim", "12"], "unknown claim"),
+        (["--stated", "--claim", "1"], "no meaning"),
+        (["--records", "nowhere.jsonl"], "cannot read"),
+    ],
+)
+def test_bad_arguments_are_one_line(words, said):
+    with pytest.raises(InputError, match=said):
+        main(words)
+
+
+def test_the_table_has_a_row_for_each_part():
+    table = claims_table(judged([]))
+    assert len(table.rows) == sum(len(claim.comparisons) for claim in CLAIMS)
