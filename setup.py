@@ -45,6 +45,7 @@ CUDA_SOURCES = (
 )
 CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks", "pictures")
 CUDA_ARCHS = "75 80 86 89 90 100 120"
+SET_ARCHS = 'set RFDETR_CUDA_ARCHS to architectures such as "80 90"'
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
 CUDA_FLAGS = "-std=c++17 -O3 --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
 # csrc/cpu/NAME.cpp is compiled once per instruction set, chosen at run time; further flags of each
@@ -99,16 +100,48 @@ def architectures(nvcc: str | None) -> list[str]:
     """Those of RFDETR_CUDA_ARCHS, or of CUDA_ARCHS the ones that ``nvcc`` knows: an older one does
     not know the newest GPUs, and a newer one has dropped the oldest.
     """
-    wish = os.environ.get("RFDETR_CUDA_ARCHS")
-    archs = sorted((CUDA_ARCHS if wish is None else wish).split(), key=int)
-    if nvcc is None or wish is not None:
+    wish = os.environ.get("RFDETR_CUDA_ARCHS", "").strip()
+    archs = (wish or CUDA_ARCHS).split()
+    if not all(arch.isascii() and arch.isdigit() for arch in archs):
+        sys.exit(
+            f"error: RFDETR_CUDA_ARCHS={wish!r} is no list of architectures; {SET_ARCHS}, or leave "
+            f"the variable unset"
+        )
+    archs.sort(key=int)
+    if nvcc is None or wish:
         return archs
-    told = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False)
-    known = set(told.stdout.replace("compute_", "").split())
-    unknown = [arch for arch in archs if known and arch not in known]
+    known = known_architectures(nvcc)
+    unknown = [arch for arch in archs if arch not in known]
+    if len(unknown) == len(archs):
+        sys.exit(
+            f"error: {nvcc} knows none of the architectures {CUDA_ARCHS}, but "
+            f"{' '.join(sorted(known, key=int))}; {SET_ARCHS} (the compute capability of your GPU "
+            f"without the point), or RFDETR_CUDA=0 for a build without CUDA kernels"
+        )
     if unknown:
         print(f"rfdetr_repro: this nvcc does not know sm_{', sm_'.join(unknown)}: left out")
     return [arch for arch in archs if arch not in unknown]
+
+
+def known_architectures(nvcc: str) -> set[str]:
+    """The architectures that ``nvcc`` lists; ends the program with what nvcc says where it lists
+    none.
+    """
+    command = [nvcc, "--list-gpu-arch"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = (told.stderr.strip() or told.stdout.strip() or "nothing").splitlines()[-1]
+        known = {word.removeprefix("compute_") for word in told.stdout.split()}
+    except OSError as error:
+        said = str(error)
+        known = set()
+    known = {arch for arch in known if arch.isascii() and arch.isdigit()}
+    if not known:
+        sys.exit(
+            f"error: {' '.join(command)} lists no architecture, but says: {said}; {SET_ARCHS}, or "
+            f"RFDETR_CUDA=0 for a build without CUDA kernels"
+        )
+    return known
 
 
 def gencode(archs: list[str]) -> str:

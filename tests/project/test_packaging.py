@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -67,3 +68,48 @@ def test_architectures_that_nvcc_does_not_know_are_left_out(
     assert "does not know sm_75, sm_100, sm_120: left out" in capsys.readouterr().out
     monkeypatch.setenv("RFDETR_CUDA_ARCHS", "120 90")
     assert architectures(str(nvcc)) == ["90", "120"] and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "printf 'compute_60\\ncompute_50\\n'",
+            "knows none of the architectures 75 80 .* but 50 60;",
+        ),
+        (
+            "echo \"nvcc fatal   : Unknown option '-list-gpu-arch'\" >&2; exit 1",
+            "says: nvcc fatal   : Unknown option '-list-gpu-arch';",
+        ),
+        ("true", "says: nothing;"),
+        (None, "says: .*Permission denied"),
+    ],
+    ids=["old", "no such option", "silent", "no program"],
+)
+def test_an_nvcc_that_knows_none_of_the_architectures_is_one_line(
+    script: str | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What nvcc says and what to set, before anything is compiled; the same where the architectures
+    of the user are no numbers.
+    """
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.delenv("RFDETR_CUDA_ARCHS", raising=False)
+    architectures = runpy.run_path(str(ROOT / "setup.py"))["architectures"]
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\n{script}\n")
+    nvcc.chmod(0o644 if script is None else 0o755)
+    with pytest.raises(SystemExit) as ended:
+        architectures(str(nvcc))
+    line = str(ended.value)
+    assert line.startswith("error: ") and "\n" not in line and re.search(said, line)
+    assert "set RFDETR_CUDA_ARCHS" in line and "RFDETR_CUDA=0" in line and str(nvcc) in line
+    for wrong in ("9.0", "90a", "sm_90"):
+        monkeypatch.setenv("RFDETR_CUDA_ARCHS", wrong)
+        with pytest.raises(SystemExit, match=f"^error: RFDETR_CUDA_ARCHS='{wrong}' is no list"):
+            architectures(str(nvcc))
+    monkeypatch.setenv("RFDETR_CUDA_ARCHS", "90")
+    assert architectures(str(nvcc)) == ["90"]
