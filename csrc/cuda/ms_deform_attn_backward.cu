@@ -31,7 +31,8 @@
 //
 //     pixel    0    1    2   ...  15   16   17 ...
 //     group    0    1    2   ...  15    0    1 ...        (kOwners = 16)
-#include "fast_backward.cuh"
+#include "direct_backward.cuh"
+#include "sorted_backward.cuh"
 
 namespace rfdetr {
 namespace {
@@ -228,6 +229,30 @@ int backward(const Attention& call, const Gradients& to, bool deterministic, voi
   if (call.boxes) LAUNCH((boxes_kernel<A>), blocks_for(queries), kThreads, 0, stream, call, to);
   if (const cudaError_t error = cudaGetLastError()) return int(error);
   return backward_value<T>(call, to, deterministic, stream);
+}
+
+// The sorted gradient where it fits and pays, else the direct one.
+template <class T, int D>
+int fast_backward(const Attention& attention, const Gradients& grads, void* stream) {
+  const Fast<T> call = fast_call<T>(attention);
+  const FastGradients<T> to{static_cast<const T*>(grads.upstream), static_cast<float*>(grads.value),
+                            static_cast<float*>(grads.points), static_cast<float*>(grads.weights),
+                            static_cast<float*>(grads.boxes)};
+  const int64_t values = int64_t(call.batch) * call.pixels * call.heads * D, queries = int64_t(call.batch) * call.queries;
+  Limits limits{};
+  if (const cudaError_t error = limits.read()) return int(error);
+  const SortedLaunch launch = sorted_launch<T, D>(call, limits);
+  if (const cudaError_t error = fill_zero(to.value, 4 * values, stream)) return int(error);
+  if (call.boxes) {
+    if (const cudaError_t error = fill_zero(to.boxes, 16 * queries, stream)) return int(error);
+  }
+  if (launch.bytes != 0 && !path_is("direct")) {
+    if constexpr (D == 16) {
+      if (call.levels == 1 && call.samples == 2) return launch_sorted<T, D, 2>(call, to, launch, limits, stream);
+    }
+    return launch_sorted<T, D, 0>(call, to, launch, limits, stream);
+  }
+  return launch_direct<T, D>(call, to, stream);
 }
 
 template <class T>

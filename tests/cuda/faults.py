@@ -231,49 +231,49 @@ REGISTRATIONS = [
 ATTENTION = [
     Fault(
         "sorted: no barrier between counting and scanning",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "    __syncthreads();\n    block.scan();\n",
         "    block.scan();\n",
         ("threads sorted fused",),
     ),
     Fault(
         "sorted: no barrier before the totals of warps are read",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "totals[warp] = before;\n    __syncthreads();\n",
         "totals[warp] = before;\n",
         ("threads sorted fused",),
     ),
     Fault(
         "sorted: no barrier before the gradients are written",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "    block.sum();\n    __syncthreads();\n",
         "    block.sum();\n",
         ("threads sorted tiles",),
     ),
     Fault(
         "sorted: a place is overwritten before all lanes have read it",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "        __syncwarp();",
         "",
         ("threads sorted fused",),
     ),
     Fault(
         "sorted: samples of a cell are not counted by atomics",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "if (inside) atomicAdd(memory.cursor + cell, 1);",
         "if (inside) ++memory.cursor[cell];",
         ("threads sorted fused",),
     ),
     Fault(
         "sorted: samples are not placed by atomics",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "memory.records[atomicAdd(memory.cursor + cell, 1)].order",
         "memory.records[memory.cursor[cell]++].order",
         ("threads sorted fused",),
     ),
     Fault(
         "sorted: the gradient of value is not summed by atomics",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "if (inside[k]) atomic_add4(to.value + start + pixel[k] * row, total[k]);",
         "if (inside[k]) to.value[start + pixel[k] * row] += total[k].x, "
         "to.value[start + pixel[k] * row + 1] += total[k].y, "
@@ -283,14 +283,14 @@ ATTENTION = [
     ),
     Fault(
         "sorted: units of a length are not counted by atomics",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "if (size % kUnit) atomicAdd(lengths + shorter_by(size), 1);",
         "if (size % kUnit) ++lengths[shorter_by(size)];",
         ("threads sorted fused",),
     ),
     Fault(
         "sorted: the gradient of a box is not summed by atomics",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "        atomic_add4(to.boxes + query(q) * 4, "
         "make_float4(sums.x, sums.y, sums.w, sums.h));",
         "        to.boxes[query(q) * 4] += sums.x, to.boxes[query(q) * 4 + 1] += sums.y, "
@@ -299,7 +299,7 @@ ATTENTION = [
     ),
     Fault(
         "direct: the gradient of value is not summed by atomics",
-        "cuda/fast_backward.cuh",
+        "cuda/direct_backward.cuh",
         "if (share[k] != 0.0f) atomic_add4(to.value + at[k], part);",
         "if (share[k] != 0.0f) to.value[at[k]] += part.x, to.value[at[k] + 1] += part.y, "
         "to.value[at[k] + 2] += part.z, to.value[at[k] + 3] += part.w;",
@@ -307,28 +307,28 @@ ATTENTION = [
     ),
     Fault(
         "sorted: no barrier between placing and summing",
-        "cuda/fast_backward.cuh",
+        "cuda/sorted_backward.cuh",
         "    block.scatter();\n    __syncthreads();\n",
         "    block.scatter();\n",
         ("threads sorted fused",),
     ),
     Fault(
         "direct: the gradient of value is not zeroed",
-        "cuda/fast_backward.cuh",
+        "cuda/ms_deform_attn_backward.cu",
         "if (const cudaError_t error = fill_zero(to.value, 4 * values, stream)) return int(error);",
         "",
         ("threads direct",),
     ),
     Fault(
         "direct: a quarter of the gradient of value is zeroed",
-        "cuda/fast_backward.cuh",
+        "cuda/ms_deform_attn_backward.cu",
         "fill_zero(to.value, 4 * values, stream)",
         "fill_zero(to.value, values, stream)",
         ("threads direct",),
     ),
     Fault(
         "direct: the gradient of a softmax without its mean",
-        "cuda/fast_backward.cuh",
+        "cuda/direct_backward.cuh",
         "(*weight - mean)",
         "*weight",
         ("threads direct fused",),
@@ -384,7 +384,7 @@ ATTENTION = [
     ),
     Fault(
         "zeros are written on the default stream",
-        "cuda/fast_backward.cuh",
+        "cuda/fast_gradients.cuh",
         "size_t(bytes), static_cast<cudaStream_t>(stream))",
         "size_t(bytes), nullptr)",
         ("runtime",),

@@ -1,15 +1,12 @@
-// The fast CUDA gradient of multi-scale deformable attention. Four channels per lane, W = D / 4 lanes per slot or cell.
+// The sorted CUDA gradient of multi-scale deformable attention, for many queries. Four channels per lane, W = D / 4 lanes per
+// cell.
 //
-// Direct: one pass over the slots, as in the forward kernel. The gradient of value goes to memory by atomic additions of 16
-// bytes,
-// those of the samples are written by the lane that found the sample. For few queries.
-//
-// Sorted: a block has one image and head and a chunk of its queries, which it takes in tiles that fit into shared memory. A
-// cell is the square between four neighbouring pixel centres; all samples of a cell read and add to the same four pixels. The
-// block sorts the samples of a tile by cell (counting sort) and then a group of lanes takes a unit at a time, which is up to
-// kUnit samples of one cell: the four pixels are loaded once, the gradients of the four pixels stay in registers, and the
-// upstream gradient is read once per sample. Additions to the gradient of value happen once per unit, 16 bytes at a time.
-// Units are in order of falling length, so that the groups of a warp have as much to do.
+// A block has one image and head and a chunk of its queries, which it takes in tiles that fit into shared memory. A cell is the
+// square between four neighbouring pixel centres; all samples of a cell read and add to the same four pixels. The block sorts
+// the samples of a tile by cell (counting sort) and then a group of lanes takes a unit at a time, which is up to kUnit samples
+// of one cell: the four pixels are loaded once, the gradients of the four pixels stay in registers, and the upstream gradient is
+// read once per sample. Additions to the gradient of value happen once per unit, 16 bytes at a time. Units are in order of
+// falling length, so that the groups of a warp have as much to do.
 //
 //   phases of a tile, with a barrier between them           shared memory
 //     count    a thread per query: places, samples per cell   records (tile * samples): dx, dy, amount, cell
@@ -19,12 +16,11 @@
 //     write    a thread per query: gradients of its samples, share of its box
 #pragma once
 
-#include "fast.cuh"
+#include "fast_gradients.cuh"
 
 namespace rfdetr {
 namespace {
 
-constexpr int kBackwardThreads = 128;
 template <int D, int N>
 constexpr int kSortedThreads = D != 16  ? 512
                                : N == 2 ? 768
@@ -32,135 +28,6 @@ constexpr int kSortedThreads = D != 16  ? 512
 constexpr int kUnit = 32;  // samples of one cell that a group takes at most: bounds the time of a crowded cell
 static_assert(kUnit == kWarpLanes, "a warp finds the first position of each length of units");
 constexpr unsigned kNoCell = 0xffff;
-
-// Queues zeros; nothing for an empty array.
-cudaError_t fill_zero(void* to, int64_t bytes, void* stream) {
-  return bytes ? cudaMemsetAsync(to, 0, size_t(bytes), static_cast<cudaStream_t>(stream)) : cudaSuccess;
-}
-
-template <class T>
-struct FastGradients {
-  const T* upstream;
-  float *value, *points, *weights, *boxes;  // value: zero before a kernel that adds to it; boxes: likewise
-};
-
-// Inner products of the upstream gradient with the four pixels of a sample, or this lane's part of them.
-struct Dots {
-  float corner[4];
-};
-
-struct Slopes {
-  float sampled, x, y;  // upstream . sampled value, and its derivatives by the normalised location
-};
-
-__device__ __forceinline__ Slopes slopes_of(const Dots& dots, int code, const Blend& blend, const Level& level) {
-  const float left = code & 1 ? 1.0f : 0.0f, right = code & 2 ? 1.0f : 0.0f;
-  const float above = code & 4 ? 1.0f : 0.0f, below = code & 8 ? 1.0f : 0.0f;
-  const float* const dot = dots.corner;
-  Slopes slopes;
-  slopes.sampled =
-      blend.above * (blend.left * dot[0] + blend.right * dot[1]) + blend.below * (blend.left * dot[2] + blend.right * dot[3]);
-  slopes.x =
-      float(level.width) * (blend.above * (right * dot[1] - left * dot[0]) + blend.below * (right * dot[3] - left * dot[2]));
-  slopes.y =
-      float(level.height) * (blend.left * (below * dot[2] - above * dot[0]) + blend.right * (below * dot[3] - above * dot[1]));
-  return slopes;
-}
-
-// Gradients of one sample's location, or offset and box.
-struct BoxSum {
-  float x, y, w, h;
-
-  // Turns the gradient of a location into that of its offset and adds the box's share.
-  __device__ __forceinline__ void add(float2& grad, float2 offset, float4 box, float unit) {
-    const float dx = grad.x, dy = grad.y;
-    x += dx, y += dy;
-    if (dx != 0.0f) w += dx * offset.x * unit;  // a sample without a location has gradient 0, not 0 * NaN
-    if (dy != 0.0f) h += dy * offset.y * unit;
-    grad.x = dx != 0.0f ? dx * (box.z * unit) : 0.0f;
-    grad.y = dy != 0.0f ? dy * (box.w * unit) : 0.0f;
-  }
-};
-
-template <class T, int D>
-__global__ void __launch_bounds__(kBackwardThreads) direct_backward_kernel(Fast<T> call, FastGradients<T> to) {
-  constexpr int W = D / 4;
-  const int slots = call.batch * call.queries * call.heads;
-  const int item = blockIdx.x * kBackwardThreads + threadIdx.x, lane = item % W;
-  const bool live = item / W < slots;
-  const int slot = live ? item / W : 0, query = slot / call.heads, m = slot - query * call.heads, b = query / call.queries;
-  Group<T, W, 0> group(call, slot, query, lane);
-  group.softmax();
-  const int row = call.heads * D, start = b * call.pixels * row + m * D + lane * 4;
-  const float4 up = load4(to.upstream + slot * D + lane * 4);
-  const float unit = offset_unit<float>(call.level_points);
-  float mean = 0.0f;
-  BoxSum box{0.0f, 0.0f, 0.0f, 0.0f};
-  Width width(call);
-#pragma unroll 1
-  for (int round = 0; round * W < call.samples; ++round) {
-    Place own;
-    const float weight = group.find(round, own);
-    Slopes mine{0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int j = 0; j < W; ++j) {
-      const int i = round * W + j;
-      if (i >= call.samples) break;
-      width.reach(call, i);
-      const int code = __shfl_sync(kAllLanes, own.code, j, W);
-      const float dx = __shfl_sync(kAllLanes, own.dx, j, W), dy = __shfl_sync(kAllLanes, own.dy, j, W);
-      const float amount = __shfl_sync(kAllLanes, weight, j, W);
-      Slopes slopes{0.0f, 0.0f, 0.0f};
-      if (code >= 0 && live) {
-        const Blend blend(code, dx, dy);
-        const int north = start + (code >> 4) * row, south = north + pixels_down(code, width.width) * row;
-        const int east = pixels_across(code) * row;
-        const int at[4] = {north, north + east, south, south + east};
-        const float share[4] = {blend.above * blend.left, blend.above * blend.right, blend.below * blend.left,
-                                blend.below * blend.right};
-        Dots dots;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) dots.corner[k] = dot4(up, load4(call.value + at[k]));
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          float4 part = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-          add_scaled(part, share[k] * amount, up);
-          if (share[k] != 0.0f) atomic_add4(to.value + at[k], part);
-        }
-        slopes = slopes_of(dots, code, blend, call.level[width.level]);
-      }
-      slopes.sampled = group_sum<W>(slopes.sampled);
-      slopes.x = group_sum<W>(slopes.x), slopes.y = group_sum<W>(slopes.y);
-      if (lane == j) mine = slopes;
-    }
-    const int i = round * W + lane;
-    if (live && i < call.samples) {
-      const int sample = slot * call.samples + i;
-      float2 grad = make_float2(mine.x * weight, mine.y * weight);
-      if (own.code < 0) grad = make_float2(0.0f, 0.0f);
-      if (call.boxes) box.add(grad, group.point(i), group.raw.box, unit);
-      reinterpret_cast<float2*>(to.points)[sample] = grad;
-      to.weights[sample] = mine.sampled;
-      mean += weight * mine.sampled;
-    }
-  }
-  if (!call.boxes) return;
-  mean = group_sum<W>(mean);
-  for (int i = lane; live && i < call.samples; i += W) {  // written by this lane above
-    float* const weight = to.weights + slot * call.samples + i;
-    *weight = exp_of(group.weight(i) - group.top) * group.scale * (*weight - mean);
-  }
-  // All lanes of a warp have one query where its lanes are a multiple of a warp's.
-  const bool whole = call.heads * W % kWarpLanes == 0;
-  box.x = group_sum<W>(box.x), box.y = group_sum<W>(box.y), box.w = group_sum<W>(box.w), box.h = group_sum<W>(box.h);
-  for (int bit = W; whole && bit < kWarpLanes; bit *= 2) {
-    box.x += __shfl_xor_sync(kAllLanes, box.x, bit), box.y += __shfl_xor_sync(kAllLanes, box.y, bit);
-    box.w += __shfl_xor_sync(kAllLanes, box.w, bit), box.h += __shfl_xor_sync(kAllLanes, box.h, bit);
-  }
-  if (live && (whole ? int(threadIdx.x) % kWarpLanes : lane) == 0) {
-    atomic_add4(to.boxes + query * 4, make_float4(box.x, box.y, box.w, box.h));
-  }
-}
 
 // Sizes of the sorted kernel.
 struct Sorting {
@@ -583,31 +450,6 @@ int launch_sorted(const Fast<T>& call, const FastGradients<T>& to, const SortedL
   if (const cudaError_t error = allow_shared<sorted_backward_kernel<T, D, N>>(limits, launch.bytes)) return int(error);
   const int threads = kSortedThreads<D, N> / launch.resident;
   LAUNCH((sorted_backward_kernel<T, D, N>), launch.blocks, threads, int(launch.bytes), stream, call, to, launch.sort);
-  return int(cudaGetLastError());
-}
-
-template <class T, int D>
-int fast_backward(const Attention& attention, const Gradients& grads, void* stream) {
-  const Fast<T> call = fast_call<T>(attention);
-  const FastGradients<T> to{static_cast<const T*>(grads.upstream), static_cast<float*>(grads.value),
-                            static_cast<float*>(grads.points), static_cast<float*>(grads.weights),
-                            static_cast<float*>(grads.boxes)};
-  const int64_t values = int64_t(call.batch) * call.pixels * call.heads * D, queries = int64_t(call.batch) * call.queries;
-  Limits limits{};
-  if (const cudaError_t error = limits.read()) return int(error);
-  const SortedLaunch launch = sorted_launch<T, D>(call, limits);
-  if (const cudaError_t error = fill_zero(to.value, 4 * values, stream)) return int(error);
-  if (call.boxes) {
-    if (const cudaError_t error = fill_zero(to.boxes, 16 * queries, stream)) return int(error);
-  }
-  if (launch.bytes != 0 && !path_is("direct")) {
-    if constexpr (D == 16) {
-      if (call.levels == 1 && call.samples == 2) return launch_sorted<T, D, 2>(call, to, launch, limits, stream);
-    }
-    return launch_sorted<T, D, 0>(call, to, launch, limits, stream);
-  }
-  const int64_t blocks = ceil_div(queries * call.heads * (D / 4), kBackwardThreads);
-  LAUNCH((direct_backward_kernel<T, D>), int(blocks), kBackwardThreads, 0, stream, call, to);
   return int(cudaGetLastError());
 }
 
