@@ -72,8 +72,8 @@ class Manifest:
     params: int  # number of parameters of the deployed subnet
     flops: int  # 2 per multiply-add of matrix products and convolutions, one image
     # "fp32", "fp16", "int8" (see `quantised`), or "not fp16" for an engine that should compute in
-    # float16 and mostly does not; in memory also that in which a session is to compute a float32
-    # file (runtime/bfloat16.py)
+    # float16 and mostly does not; of a float32 file for PyTorch, and in memory of an ONNX file,
+    # also that in which a session is to compute the file (runtime/bfloat16.py)
     precision: str = "fp32"
     # or "torch" (export/torch.py), or an engine's backend (export/tensorrt/engine.py)
     format: str = "onnx"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHOSEN = "best-*"  # what pick, search and reproduce call the file that a budget chose
-_DEPLOYED = (".onnx", *ENGINES)
+_DEPLOYED = (".onnx", ".safetensors", *ENGINES)
 
 
 class FileFacts:

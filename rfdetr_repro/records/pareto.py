@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import MODES
+from rfdetr_repro.spec.protocol import MODES, runtimes_of
 
 from .record import FINE_TUNING, TUNED, MeasuredRecord, Record
 
@@ -90,7 +90,7 @@ def modelled_for(search: Record, timed: Record) -> bool:
         return True
     runtime, precision = search.deployment.split()[:2]
     graph = timed.latency is not None and bool(timed.latency.cuda_graph)
-    named = artifact.runtime in (runtime, f"{runtime}-cpu")
+    named = artifact.runtime in runtimes_of(runtime)
     return (
         named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
     )

@@ -55,6 +55,7 @@ def fine_tune(
         processes=run.together.processes,
         store=folder / "records.jsonl",
         protocol=protocol,
+        deployment=run.deployment,
     )
     records = tuning.run(splits, lambda card: recipe, run.command)
     before, after = (_val_ap(records, variant) for variant in VARIANTS)

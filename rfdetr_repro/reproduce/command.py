@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.search.command import add_front, front_of
+from rfdetr_repro.search.command import add_deployment, add_front, front_of
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
 from rfdetr_repro.spec.arguments import (
     MOST_PROCESSES,
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
             "reproduce --data DIR --out runs/mine",
             "reproduce --data DIR --out runs/mine --budget-ms 8 --time-budget 30m",
             "reproduce --data DIR --out runs/mine --budget-ms 8 --finetune-front",
+            "reproduce --data DIR --out runs/mine --backend torch-graph --precision bf16",
             "reproduce --campaign campaigns/paper.toml --out runs/paper",
             "reproduce --data DIR --out runs/mine --processes 4",
         ),
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "own numbers)",
     )
     add_front(add)
+    add_deployment(add, "the campaign's", "the campaign's")
     add(
         "--queries",
         type=whole(1, 1000),
@@ -113,7 +115,7 @@ def _chosen(args: argparse.Namespace) -> Campaign:
         chosen = replace(
             chosen, budget_ms=args.budget_ms, quantile=args.quantile or chosen.quantile
         )
-    return _with_front(chosen, args)
+    return _with_front(_with_deployment(chosen, args), args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -148,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables(["--table", "frontier", "--records", str(folder / "records.jsonl"), "--no-pager"])
     print(f"\nreport: {report}")
     if reproduction.budget is not None:
-        tell_pick(folder, reproduction.budget)
+        tell_pick(folder, reproduction.budget, chosen.backend)
     else:
         print(f"next: rfdetr-repro pick {folder} --budget-ms MS")
 
@@ -187,6 +189,19 @@ def _plan(chosen: Campaign, processes: int | None) -> None:
     lines = followed_plan(chosen, processes) if planned else plan(chosen, processes or 1)
     for line in lines:
         print(line, flush=True)
+
+
+def _with_deployment(chosen: Campaign, args: argparse.Namespace) -> Campaign:
+    """The campaign on the runtime and in the precision that the arguments name; another runtime
+    replays a CUDA graph only if the arguments ask for that.
+    """
+    other = args.backend is not None and args.backend != chosen.backend
+    return replace(
+        chosen,
+        backend=args.backend or chosen.backend,
+        precision=args.precision or chosen.precision,
+        cuda_graph=args.cuda_graph or (chosen.cuda_graph and not other),
+    )
 
 
 def _with_front(chosen: Campaign, args: argparse.Namespace) -> Campaign:

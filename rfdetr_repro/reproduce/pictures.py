@@ -12,10 +12,9 @@ from rfdetr_repro.bench.accuracy import detect_image, label_map
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.evaluation.coco import ImageDetections
-from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.plots.detections import Annotations, best_of_each_box
 from rfdetr_repro.plots.figures import detections_figure
-from rfdetr_repro.runtime.session import OrtSession
+from rfdetr_repro.runtime.session import Session
 from rfdetr_repro.spec.files import write_atomic
 
 PER_PICTURE = 4
@@ -32,11 +31,10 @@ def as_annotations(found: ImageDetections, height: int, width: int) -> Annotatio
     return best_of_each_box(Annotations(found.boxes_xyxy, found.labels, found.scores, masks))
 
 
-def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
-    """Draws one picture per held-out split, with its first images that have objects; captions go to
-    ``predictions.json`` next to ``folder``.
+def draw_examples(session: Session, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
+    """Draws what ``session`` finds: one picture per held-out split, with its first images that have
+    objects; captions go to ``predictions.json`` next to ``folder``.
     """
-    session = OrtSession(artifact)
     paths = []
     captions = []
     for name, split in splits.items():
@@ -48,7 +46,7 @@ def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path
             {
                 "file": path.name,
                 "caption": f"{name}: {split.description.rstrip('.')}. "
-                f"Model {artifact.sha256[:12]}.",
+                f"Model {session.artifact_id.sha256[:12]}.",
             }
         )
         paths.append(path)
@@ -58,7 +56,7 @@ def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path
     return paths
 
 
-def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) -> None:
+def _draw(session: Session, split: CocoSplit, rows: list[int], path: Path) -> None:
     labels = label_map(session.manifest, split)
     images = []
     predictions = []

@@ -40,8 +40,9 @@ from .training import check_masks, pretrain, train
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
-    from rfdetr_repro.export.artifact import Artifact
+    from rfdetr_repro.runtime.session import Session
     from rfdetr_repro.search.budget import Budget
+    from rfdetr_repro.search.deployment import Deployment
     from rfdetr_repro.search.request import SearchRequest
     from rfdetr_repro.search.run import LatencyFit, Refit, SearchRun
 
@@ -268,7 +269,6 @@ class Reproduction:
 
     def request(self, splits: Mapping[str, CocoSplit]) -> SearchRequest:
         """The campaign's request for a search on ``splits``."""
-        from rfdetr_repro.search.deployment import Deployment
         from rfdetr_repro.search.request import Front, SearchRequest
         from rfdetr_repro.search.targets import Targets
 
@@ -288,7 +288,7 @@ class Reproduction:
             engines=asked.engines,
             most_engines=asked.most_engines,
             candidates=asked.candidates,
-            deployment=Deployment(asked.backend, asked.precision, asked.cuda_graph),
+            deployment=self.deployment,
             protocols=asked.protocols,
             confirm_on=tuple(name for name in splits if name != "train"),
             campaign=asked.name,
@@ -297,6 +297,14 @@ class Reproduction:
             tell=log.info,
             progress=lambda step: bar(*BARS[step]),
         )
+
+    @property
+    def deployment(self) -> Deployment:
+        """The runtime that the campaign's models are measured on."""
+        from rfdetr_repro.search.deployment import Deployment
+
+        asked = self.campaign
+        return Deployment(asked.backend, asked.precision, asked.cuda_graph)
 
     @property
     def budget(self) -> Budget | None:
@@ -415,25 +423,19 @@ class Reproduction:
 
         from .pictures import draw_examples
 
-        chosen, artifact = self.chosen_file()
-        paths = draw_examples(artifact, splits, self.folder / "predictions")
+        chosen, session = self.chosen_session()
+        paths = draw_examples(session, splits, self.folder / "predictions")
         return paths, f"{len(paths)} pictures with {name_of(chosen.record)}"
 
     def evaluation(self, splits: dict[str, Any]) -> tuple[None, str]:
         """Evaluates the file that the run ends with by class and size, in the folder
         ``evaluation``.
         """
-        from rfdetr_repro.runtime.backends import open_session
         from rfdetr_repro.search.pick import name_of
 
         from .evaluation import evaluate_chosen, splits_of
 
-        asked = self.campaign
-        chosen, artifact = self.chosen_file()
-        threads = asked.decision.threads
-        session = open_session(
-            artifact, asked.backend, threads=threads, cuda_graph=asked.cuda_graph
-        )
+        chosen, session = self.chosen_session()
         evaluate_chosen(session, splits, self.folder / "evaluation")
         split, chooser = splits_of(session, splits)
         return None, (
@@ -441,13 +443,21 @@ class Reproduction:
             f"{(chooser or split).split}"
         )
 
-    def chosen_file(self) -> tuple[MeasuredRecord, Artifact]:
-        """The file that the run ends with, and its measurement on val."""
+    def chosen_session(self) -> tuple[MeasuredRecord, Session]:
+        """The measurement on val of the file that the run ends with, and a session of that file on
+        the campaign's runtime.
+        """
         from rfdetr_repro.export.artifact import load_artifact
+        from rfdetr_repro.runtime.backends import open_session
         from rfdetr_repro.search.pick import file_of
 
+        asked = self.campaign
         chosen = self.chosen()
-        return chosen, load_artifact(file_of(self.folder, chosen))
+        artifact = load_artifact(file_of(self.folder, chosen))
+        threads = asked.decision.threads
+        return chosen, open_session(
+            artifact, asked.backend, threads=threads, cuda_graph=asked.cuda_graph
+        )
 
     def _key_of_chosen(self) -> str:
         arch = self.chosen().record.model.arch
@@ -460,17 +470,18 @@ class Reproduction:
         every file is slower, the most accurate. Fine-tuned files are considered.
         """
         from rfdetr_repro.search.budget import LONGEST_MS, Budget
-        from rfdetr_repro.search.pick import best_within, considered
+        from rfdetr_repro.search.pick import best_within, considered, measured_on
 
         records = self.store.read()
         asked = self.campaign
         if self.budget is not None:
             try:
-                return best_within(considered(records, self.budget), self.budget)
+                measured = measured_on(considered(records, self.budget), asked.backend)
+                return best_within(measured, self.budget)
             except StatedFailure as error:
                 log.info(f"{error}; the most accurate model is chosen instead")
         unlimited = Budget(LONGEST_MS / 2, "median", asked.latency_mode, asked.metric)
-        measured = considered(records, unlimited)
+        measured = measured_on(considered(records, unlimited), asked.backend)
         if not measured:
             raise StatedFailure("no measured file has an AP on val, so no file can be chosen")
         return best_within(measured, unlimited)

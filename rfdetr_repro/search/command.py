@@ -31,7 +31,13 @@ from rfdetr_repro.spec.arguments import (
 )
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX, PRECISIONS
+from rfdetr_repro.spec.protocol import (
+    BACKENDS,
+    DECISION,
+    DEPLOYED_PRECISIONS,
+    IN_TORCH,
+    MODES,
+)
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 
 from .pick_command import add_budget, budget_of, tell_pick
@@ -60,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
             "search --model runs/mine --data DIR --strategy race --confirm-on val,test",
             "search --model runs/mine --data DIR --targets-ms 2.3,4.4 --backend tensorrt "
             "--precision fp16",
+            "search --model runs/mine --data DIR --backend torch-graph --precision bf16",
         ),
     )
     add = arguments.add_argument
@@ -145,19 +152,7 @@ def parser() -> argparse.ArgumentParser:
     )
     deployment = arguments.add_argument_group("deployment")
     add = deployment.add_argument
-    add(
-        "--backend",
-        default="onnxruntime",
-        choices=OF_ONNX,
-        help="runtime of the deployed models, on which latencies are measured",
-    )
-    add(
-        "--precision",
-        default="fp32",
-        choices=PRECISIONS,
-        help="precision of the deployed models' files",
-    )
-    add("--cuda-graph", action="store_true", help="run the deployed models as a CUDA graph")
+    add_deployment(add)
     add("--force", action="store_true", help="measure even if other processes use the GPU")
     run = arguments.add_argument_group("where the search runs")
     add_device(run, "of the passes over the images")
@@ -203,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     print("\n".join(run_search(request, estimate=True).lines()))
     if request.budget is not None:
-        tell_pick(request.run, request.budget)
+        tell_pick(request.run, request.budget, request.deployment.backend)
 
 
 def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
@@ -234,7 +229,11 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         engines=args.engines,
         most_engines=args.most_engines,
         candidates=args.candidates,
-        deployment=Deployment(args.backend, args.precision, args.cuda_graph),
+        deployment=Deployment(
+            args.backend or Deployment.backend,
+            args.precision or Deployment.precision,
+            args.cuda_graph,
+        ),
         protocols=decided_by(args.mode),
         confirm_on=tuple(wanted),
         device=args.device,
@@ -244,6 +243,31 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         command=words,
         tell=log.info,
         progress=lambda step: _bar,
+    )
+
+
+def add_deployment(
+    add: Callable[..., Any], backend: str = "onnxruntime", precision: str = "fp32"
+) -> None:
+    """Adds ``--backend``, ``--precision`` and ``--cuda-graph`` by an ``add_argument``; what is not
+    given is None, and the help text names ``backend`` and ``precision`` as the defaults.
+    """
+    add(
+        "--backend",
+        choices=BACKENDS,
+        help="runtime of the deployed models, on which latencies are measured: an ONNX file or an "
+        f"engine, or with {' and '.join(IN_TORCH)} a file for PyTorch (default: {backend})",
+    )
+    add(
+        "--precision",
+        choices=DEPLOYED_PRECISIONS,
+        help="precision of the deployed models; bf16 with "
+        f"{' and '.join(IN_TORCH)} (default: {precision})",
+    )
+    add(
+        "--cuda-graph",
+        action="store_true",
+        help="run the deployed models as a CUDA graph; torch-graph does so in any case",
     )
 
 

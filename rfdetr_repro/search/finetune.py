@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.export.artifact import ArtifactMeta
 from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, TUNED, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
@@ -38,9 +39,12 @@ from rfdetr_repro.spec.protocol import DECISION, Protocol
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 from rfdetr_repro.train.run import TrainRequest, train
 
+from .deployment import Deployed, Deployment
+
 if TYPE_CHECKING:
+    from rfdetr_repro.bench.confirm import Context, Row
+    from rfdetr_repro.bench.interleaved import Watch
     from rfdetr_repro.data.coco import CocoSplit
-    from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, Manifest
     from rfdetr_repro.model.checkpoints.native import ModelCard
     from rfdetr_repro.model.detector import Detector
     from rfdetr_repro.spec.model_config import ModelConfig
@@ -128,6 +132,7 @@ class FineTuning:
     processes: int | None = None
     store: Path | None = None
     protocol: Protocol = field(default_factory=lambda: MEASURED)  # the protocol for both files
+    deployment: Deployment = Deployment()  # frozen; the runtime of both files
     loader_threads: int | None = None  # as in a TrainRequest
 
     def run(
@@ -141,23 +146,23 @@ class FineTuning:
 
         ``splits``: train, and val or test.
         """
+        from rfdetr_repro.bench.confirm import Context
         from rfdetr_repro.model.checkpoints.native import load_supernet
 
         before = load_supernet(self.source)
         run = train(self.request(*before[:2], splits, settings))
         models = dict(zip(VARIANTS, (before, load_supernet(run.model)), strict=True))
         held_out = [split for name, split in splits.items() if name != "train"]
-        return [
-            record
-            for variant, (model, card, sha256) in models.items()
-            for record in self._measure(
-                model,
-                self._identity(variant, sha256, card.precision),
-                held_out,
-                card,
-                command,
-            )
-        ]
+        records = []
+        with self.deployment.watched() as watched:
+            machine = None if watched is None else watched.machine
+            watch = None if watched is None else watched.watch
+            context = Context(FINE_TUNING, command, machine=machine)
+            for variant, (model, card, sha256) in models.items():
+                identity = self._identity(variant, sha256, card.precision)
+                row = self._row(model, identity, held_out, card)
+                records += self._measured(row, context, watch)
+        return records
 
     def request(
         self,
@@ -218,56 +223,32 @@ class FineTuning:
             trained_in=precision,
         )
 
-    def _measure(
-        self,
-        model: Detector,
-        identity: ModelId,
-        splits: list[CocoSplit],
-        card: ModelCard,
-        command: str,
-    ) -> list[Record]:
-        from rfdetr_repro.bench.confirm import Context, confirm
-        from rfdetr_repro.export.artifact import ArtifactMeta
-        from rfdetr_repro.records.store import Store
+    def _row(
+        self, model: Detector, identity: ModelId, splits: list[CocoSplit], card: ModelCard
+    ) -> Row:
+        """The file of :attr:`arch` of ``model`` on the deployment, to measure on ``splits``."""
+        from rfdetr_repro.bench.confirm import Row
 
         meta = ArtifactMeta(identity, card.class_names, card.category_ids, card.resize_rule)
-        artifact = self._artifact(model, meta)
-        store = Store(self.store or self.folder / "records.jsonl")
-        return confirm(
-            artifact, splits, [self.protocol], store, context=Context(FINE_TUNING, command)
+        folder = self.folder / "artifacts"
+        deployed = Deployed(self.deployment, model, lambda arch: meta, folder, splits[0])
+        threads = self.protocol.threads
+        return Row(
+            deployed.file(self.arch),
+            lambda build: deployed.open(self.arch, threads, build),
+            tuple(splits),
         )
 
-    def _artifact(self, model: Detector, meta: ArtifactMeta) -> Artifact:
-        """The exported file of :attr:`arch` of ``model``.
+    def _measured(self, row: Row, context: Context, watch: Watch | None) -> list[Record]:
+        from rfdetr_repro.bench.confirm import confirm_all
+        from rfdetr_repro.records.store import Store
 
-        A file of these weights that an earlier session exported is taken, if its SHA-256 is the one
-        its manifest states; a file that has another is exported again, which is said.
-        """
-        from rfdetr_repro.export.artifact import existing_artifact
-        from rfdetr_repro.export.onnx.exporter import export_onnx
-
-        variant = meta.model.variant or ""
-        sha256 = meta.model.checkpoint_sha256 or ""
-        file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
-        try:
-            found = existing_artifact(file)
-        except InputError as error:
-            log.warning(f"exported again: {error}")
-            found = None
-        if found is not None and _is_of(found.manifest, meta, self.arch):
-            return found
-        return export_onnx(model.slice(self.arch), file, meta=meta)
-
-
-def _is_of(manifest: Manifest, meta: ArtifactMeta, arch: Arch) -> bool:
-    """Whether a file of ``manifest`` is the float32 export of ``arch`` that ``meta`` describes."""
-    stated = manifest.model
-    return (
-        (stated.variant, stated.checkpoint_sha256, stated.arch)
-        == (meta.model.variant, meta.model.checkpoint_sha256, arch)
-        and (manifest.class_names, manifest.category_ids) == (meta.class_names, meta.category_ids)
-        and (manifest.resize, manifest.precision) == (meta.resize, "fp32")
-    )
+        store = Store(self.store or self.folder / "records.jsonl")
+        name = row.artifact.manifest.model.name
+        outcome = confirm_all({name: row}, [self.protocol], store, context=context, watch=watch)
+        for failure in outcome.failures.values():
+            raise failure
+        return outcome.records[name]
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:

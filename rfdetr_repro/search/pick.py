@@ -19,6 +19,7 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.metrics import percent
+from rfdetr_repro.spec.protocol import runtimes_of
 
 from .budget import Budget
 
@@ -54,17 +55,23 @@ class Pick:
             f"best under {self.budget.ms:g} ms: {self.artifact.path} "
             f"({name_of(self.measured.record)}, {scored.name} "
             f"{percent(scored.value(self.measured.record))} on val, {self.budget.quantile} "
-            f"{ms:.3g} ms {self.budget.mode}; {certainty})"
+            f"{ms:.3g} ms {self.budget.mode} on {self.measured.artifact.runtime} in "
+            f"{self.measured.artifact.precision}; {certainty})"
         )
 
 
-def pick(run: str | Path, budget: Budget) -> Pick:
+def pick(
+    run: str | Path, budget: Budget, backend: str | None = None, precision: str | None = None
+) -> Pick:
     """Finds the most accurate measured file of ``run`` within ``budget`` and writes it as
-    ``RUN/best-5ms.onnx`` with its manifest, and the class names in order as ``RUN/labels.txt``.
+    ``RUN/best-5ms.onnx`` (or with the ending of its format) with its manifest, and the class names
+    in order as ``RUN/labels.txt``.
 
-    Raises :class:`InputError` for a folder without measured files or with files measured by several
-    backends, machines or data sets, and :class:`StatedFailure`, which names the nearest model,
-    where every file is slower than the budget.
+    ``backend`` and ``precision``: consider only what was measured on this runtime of
+    ``runtime/backends.py`` and in this precision. Raises :class:`InputError` for a folder without
+    measured files or with files measured by several backends, machines or data sets, and
+    :class:`StatedFailure`, which names the nearest model, where every file is slower than the
+    budget.
     """
     run = Path(run)
     store = run / "records.jsonl"
@@ -78,13 +85,14 @@ def pick(run: str | Path, budget: Budget) -> Pick:
             store,
             "run the search to its end, or choose another mode, quantile or metric",
         )
+    measured = measured_on(measured, backend, precision, store)
     kinds = comparable_groups([one.record for one in measured], "latency", budget.metric)
     if len(kinds) > 1:
         raise InputError(
             f"the run holds measurements that cannot be compared: "
             f"{'; '.join(sorted(' on '.join(kind) for kind in kinds))}",
             store,
-            "give a run of one backend, machine and data set",
+            "choose one backend, or give a run of one backend, machine and data set",
         )
     chosen = best_within(measured, budget)
     artifact = _copied(file_of(run, chosen), run / budget.name)
@@ -106,6 +114,31 @@ def considered(records: Sequence[Record], budget: Budget) -> list[MeasuredRecord
         ):
             found.append(measured)
     return found
+
+
+def measured_on(
+    measured: Sequence[MeasuredRecord],
+    backend: str | None,
+    precision: str | None = None,
+    where: object = "",
+) -> list[MeasuredRecord]:
+    """Those measured on ``backend`` in ``precision``; None: any. Raises :class:`InputError`, which
+    names ``where`` and what there is, if there are none.
+    """
+    runtimes = None if backend is None else runtimes_of(backend)
+    kept = [
+        one
+        for one in measured
+        if (runtimes is None or one.artifact.runtime in runtimes)
+        and precision in (None, one.artifact.precision)
+    ]
+    if measured and not kept:
+        asked = " in ".join(filter(None, (backend or "any backend", precision)))
+        known = {f"{one.artifact.runtime} in {one.artifact.precision}" for one in measured}
+        raise InputError(
+            f"no file was measured on {asked}", where, f"measured are {', '.join(sorted(known))}"
+        )
+    return kept
 
 
 def best_within(measured: Sequence[MeasuredRecord], budget: Budget) -> MeasuredRecord:
@@ -147,8 +180,12 @@ def file_of(run: Path, measured: MeasuredRecord) -> Path:
     it is not there.
     """
     for path, sha256 in artifacts_in(run).items():
-        # not a copy that a budget chose before
-        if sha256 == measured.artifact.sha256 and "artifacts" in path.relative_to(run).parts:
+        # not a copy that a budget chose before, and not the same weights in another precision
+        if (
+            sha256 == measured.artifact.sha256
+            and "artifacts" in path.relative_to(run).parts
+            and load_artifact(path).manifest.precision == measured.artifact.precision
+        ):
             return path
     raise InputError(
         f"the file with SHA-256 {measured.artifact.sha256[:12]} is not in the run",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, number
 from rfdetr_repro.spec.campaign import METRICS
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import MODES, QUANTILES
+from rfdetr_repro.spec.protocol import BACKENDS, DEPLOYED_PRECISIONS, MODES, QUANTILES
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -22,12 +22,14 @@ def parser() -> argparse.ArgumentParser:
         "rfdetr_repro.pick",
         description=(
             "Copies the most accurate measured model whose latency is within the budget to "
-            "RUN/best-5ms.onnx (for a budget of 5 ms) with its manifest, and writes the class "
-            "names to RUN/labels.txt. The exit code is 1 where every model is slower."
+            "RUN/best-5ms.onnx (for a budget of 5 ms; the ending is that of the model's format) "
+            "with its manifest, and writes the class names to RUN/labels.txt. The exit code is 1 "
+            "where every model is slower."
         ),
         examples=(
             "pick runs/mine --budget-ms 5",
             "pick runs/mine --budget-ms 8 --quantile p95 --mode sustained",
+            "pick runs/mine --budget-ms 5 --backend torch-graph --precision bf16",
         ),
     )
     add = arguments.add_argument
@@ -41,6 +43,17 @@ def parser() -> argparse.ArgumentParser:
         "buffered)",
     )
     add("--metric", choices=METRICS, default="ap", help="accuracy to maximise (default: ap)")
+    add(
+        "--backend",
+        choices=BACKENDS,
+        help="choose among the files that were measured on this runtime (default: the only runtime "
+        "of the run)",
+    )
+    add(
+        "--precision",
+        choices=DEPLOYED_PRECISIONS,
+        help="choose among the files that were measured in this precision (default: any)",
+    )
     return arguments
 
 
@@ -81,16 +94,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     from .budget import Budget
 
-    tell_pick(args.run, Budget(args.budget_ms, args.quantile or "median", args.mode, args.metric))
+    budget = Budget(args.budget_ms, args.quantile or "median", args.mode, args.metric)
+    tell_pick(args.run, budget, args.backend, args.precision)
 
 
-def tell_pick(run: str | Path, budget: Budget) -> None:
-    """Picks a model and prints where it is and what to type next. Raises
-    :class:`~rfdetr_repro.spec.errors.StatedFailure` where every model is slower.
+def tell_pick(
+    run: str | Path, budget: Budget, backend: str | None = None, precision: str | None = None
+) -> None:
+    """Picks a model and prints where it is and what to type next; the arguments are those of
+    :func:`~.pick.pick`. Raises :class:`~rfdetr_repro.spec.errors.StatedFailure` where every model
+    is slower.
     """
     from .pick import LABELS, pick  # loads slowly, so the arguments are checked first
 
-    found = pick(run, budget)
+    found = pick(run, budget, backend, precision)
     print(found.describe())
     print(f"class names: {Path(run) / LABELS}")
     print(f"next: rfdetr-repro predict PICTURES --model {found.artifact.path}")

@@ -38,7 +38,6 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime import backends
 from rfdetr_repro.runtime.agreement import check_against
-from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import remove_unfinished, write_atomic
@@ -398,7 +397,7 @@ class SearchRun:
         search = self.search
         pictures = [search.split.load_image(index) for index in range(CHECKED_IMAGES)]
         images = network_input(pictures, arch.input_hw)
-        session = OrtSession(search.deployed.export(arch), self.request.protocols[0].threads)
+        session = search.deployed.open_exact(arch, self.request.protocols[0].threads)
         check_against(search.detector.slice(arch), session, images)
 
 

@@ -147,7 +147,7 @@ class Search:
         deployed = self.deployed
         threads = protocols[0].threads
         row = Row(
-            deployed.onnx(arch), lambda build: deployed.open(arch, threads, build), tuple(splits)
+            deployed.file(arch), lambda build: deployed.open(arch, threads, build), tuple(splits)
         )
         context = self.context
         watch = self.watched and self.watched.watch

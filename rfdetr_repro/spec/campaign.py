@@ -27,7 +27,7 @@ from .presets import (
     Preset,
     preset,
 )
-from .protocol import MODES, OF_ONNX, PRECISIONS, QUANTILES, WITH_GRAPH, Protocol
+from .protocol import MODES, QUANTILES, Protocol, check_deployment
 from .ranges import check_ranges, choose, plain_name
 from .train_config import TrainConfig
 
@@ -91,8 +91,8 @@ class Campaign:
     # fine-tuning of every confirmed architecture instead, each with so many steps
     finetune_front: bool = False
     backend: str = "onnxruntime"  # what the found models will run on
-    precision: str = "fp32"  # of their files
-    cuda_graph: bool = False
+    precision: str = "fp32"  # that they are computed in
+    cuda_graph: bool = False  # torch-graph replays a CUDA graph in any case
     # leave out unusable rows of the data, and print how many, instead of refusing the data
     drop_bad: bool = False
     # resolutions, queries, mask maps and proposals by the train split (spec/sizing.py), in place of
@@ -116,14 +116,13 @@ class Campaign:
         plain_name(self.name, "the campaign's name")
         choose(self.strategy, ("exhaustive", "race"), "strategy")
         choose(self.metric, METRICS, "metric")
-        choose(self.precision, PRECISIONS, "precision")
         choose(self.latency_mode, MODES, "latency_mode")
         for mode in MODES:
             if (found := getattr(self, mode)).mode != mode or not found.usual:
                 raise InputError(
                     f"[{mode}] sets {found.rhythm}", "the campaign", f"leave its mode at {mode}"
                 )
-        choose(self.backend, OF_ONNX, "backend")
+        check_deployment(self.backend, self.precision, self.cuda_graph, "the campaign")
         check_ranges(
             self,
             {"engines": ENGINES, "candidates": CANDIDATES, "finetune_steps": (0, 10**9)},
@@ -138,12 +137,6 @@ class Campaign:
         )
         if self.most_engines is not None:
             check_ranges(self, {"most_engines": ENGINES}, {}, "the campaign")
-        if self.cuda_graph and self.backend not in WITH_GRAPH:
-            raise InputError(
-                f"{self.backend} has no CUDA graph",
-                "the campaign",
-                f"choose {', '.join(WITH_GRAPH)}, or leave cuda_graph out",
-            )
         if self.most_engines is not None and self.most_engines < self.engines:
             message = f"most_engines = {self.most_engines} is less than engines = {self.engines}"
             raise InputError(

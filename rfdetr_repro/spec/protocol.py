@@ -24,8 +24,6 @@ WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")
 # run files of the format torch: eager, and as one CUDA graph
 IN_TORCH = ("torch", "torch-graph")
 OF_ENGINES = ("tensorrt", "tensorrt-rtx")  # run engines that are built from ONNX files
-# run ONNX files, or engines built from them
-OF_ONNX = tuple(name for name in BACKENDS if name not in IN_TORCH)
 
 _LONGEST_S = 1e7
 WHOLE = {  # field -> lowest and highest value, both allowed
@@ -45,10 +43,11 @@ REAL = {
     "settle_s": (0, _LONGEST_S),
     "spin_ms": (0, 1e6),
 }
-PRECISIONS = ("fp32", "fp16")  # that engines are built in and searches measure
+PRECISIONS = ("fp32", "fp16")  # that engines are built in, and ONNX files of a search
 FILE_PRECISIONS = (*PRECISIONS, "int8")  # that files are exported in
 # that files are measured in: in bf16, and in fp16 in PyTorch, a runtime computes a float32 file
 MEASURED_PRECISIONS = (*FILE_PRECISIONS, "bf16")
+DEPLOYED_PRECISIONS = (*PRECISIONS, "bf16")  # that searches measure, bf16 in PyTorch alone
 # precision -> largest loss of AP against float32, in points, unless a command sets another
 AP_GATES = {"fp16": 0.3, "int8": 0.5, "bf16": 0.3}
 CALIBRATION_IMAGES = 64  # training images from which the ranges of INT8 are taken
@@ -164,6 +163,35 @@ class Protocol:
         ids hash, so older Records keep their ids.
         """
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
+
+
+def check_deployment(backend: str, precision: str, cuda_graph: bool, where: object = "") -> None:
+    """Raises :class:`InputError`, which names ``where``, unless a search can measure its models on
+    ``backend`` in ``precision``, and replay a CUDA graph if ``cuda_graph`` is set.
+    """
+    choose(backend, BACKENDS, "backend", where)
+    choose(precision, DEPLOYED_PRECISIONS, "precision", where)
+    if precision not in PRECISIONS and backend not in IN_TORCH:
+        raise InputError(
+            f"a search on {backend} in {precision} is not possible",
+            where,
+            f"choose {' or '.join(IN_TORCH)}, or a precision of {', '.join(PRECISIONS)}",
+        )
+    if cuda_graph and backend not in WITH_GRAPH:
+        raise InputError(
+            f"the backend {backend} cannot replay a CUDA graph",
+            where,
+            f"choose one of {', '.join(WITH_GRAPH)}, or leave the CUDA graph out",
+        )
+
+
+def runtimes_of(backend: str) -> tuple[str, ...]:
+    """What Records call the runtime of ``backend``: PyTorch's names state the device too."""
+    in_torch = {
+        "torch": ("torch-cpu-eager", "torch-cuda-eager"),
+        "torch-graph": ("torch-cuda-graph",),
+    }
+    return in_torch.get(backend, (backend, f"{backend}-cpu"))
 
 
 # decides unless a campaign sets another protocol: buffered, as in the paper's columns

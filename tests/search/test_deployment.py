@@ -152,9 +152,12 @@ def test_deployments_that_cannot_be_are_refused(
     run: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for wrong in (
-        {"backend": "torch"},
+        {"backend": "torch", "cuda_graph": True},
         {"backend": "abacus"},
         {"precision": "int4"},
+        {"precision": "int8"},
+        {"backend": "openvino", "precision": "bf16"},
+        {"backend": "tensorrt", "precision": "bf16"},
         {"backend": "openvino", "cuda_graph": True},
     ):
         with pytest.raises(InputError):
@@ -162,7 +165,13 @@ def test_deployments_that_cannot_be_are_refused(
     arguments = ["--run", str(run), "--data", str(place / "data")]
     assert run_main(command.main, [*arguments, "--backend", "abacus"]) == 2
     assert "invalid choice: 'abacus'" in capsys.readouterr().err
+    assert run_main(command.main, [*arguments, "--precision", "bf16"]) == 2
+    told = capsys.readouterr().err
+    assert "a search on onnxruntime in bf16 is not possible; choose torch or torch-graph" in told
     assert str(Deployment("tensorrt", "fp16", True)) == "tensorrt fp16 CUDA graph"
+    assert str(Deployment("torch", "bf16")) == "torch bf16"
+    graph = {str(Deployment("torch-graph", "bf16", asked)) for asked in (False, True)}
+    assert graph == {"torch-graph bf16 CUDA graph"}  # one deployment, however it is asked for
 
 
 def test_a_gpu_deployment_is_watched_from_before_the_first_engine(

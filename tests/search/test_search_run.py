@@ -277,7 +277,7 @@ def test_the_file_of_a_deployment_that_builds_engines(
     search = search_in(run, place, deployment=Deployment("tensorrt", "fp16", True))
     deployed = search.deployed
     first, second = (deployed.artifact(TINY.arch, build) for build in (0, 1))
-    half = deployed.onnx(TINY.arch)
+    half = deployed.file(TINY.arch)
     assert half.manifest.precision == "fp16" and half.path.parent == run / "artifacts" / "fp16"
     assert [one.manifest.onnx_sha256 for one in (first, second)] == [half.sha256] * 2
     assert first.sha256 != second.sha256
@@ -297,7 +297,7 @@ def test_the_file_of_a_deployment_without_engines_is_the_onnx_file(
     """Whatever the build; its bytes are those of the exporter, and a second call finds them."""
     search = search_in(run, place)
     made = search.deployed.artifact(TINY.arch, 2)
-    assert not built and made == search.deployed.onnx(TINY.arch) == load_artifact(made.path)
+    assert not built and made == search.deployed.file(TINY.arch) == load_artifact(made.path)
     alone = export_onnx(
         search.detector.slice(TINY.arch), tmp_path / "alone.onnx", meta=search._meta(TINY.arch)
     )

@@ -59,8 +59,8 @@ VALUES = {  # key -> values that are no use; of numbers also the usual wrong typ
     "": {
         "strategy": ["odd", 3],
         "metric": ["odd", "latency", 1],
-        "backend": ["odd", "torch"],
-        "precision": ["fp8"],
+        "backend": ["odd", "torch-cuda"],
+        "precision": ["fp8", "int8", "bf16"],
         "engines": [0, -1],
         "most_engines": [0, -1, 5],
         "candidates": [0, -1],
