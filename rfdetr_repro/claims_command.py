@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
         table = stated_table(statements())
     else:
-        claims = claims_named(args.claim)
+        claims = claims_named(args.claim, args.run)
         records = _study(args, data, argv) if args.run else load_records(args.records)
         found = judged(records, claims)
         table = claims_table(found)

@@ -396,10 +396,20 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
-def claims_named(name: str | None) -> tuple[Claim, ...]:
-    """The claim with this id; None: all. Raises :class:`InputError` for an unknown id."""
-    found = tuple(claim for claim in CLAIMS if name in (None, claim.id))
+def claims_named(name: str | None, study: str | None = None) -> tuple[Claim, ...]:
+    """The claim with this id, or all; with ``study`` only claims that this study is about. Raises
+    :class:`InputError` for an unknown id, and for a claim that the study is not about.
+    """
+    known = [
+        claim
+        for claim in CLAIMS
+        if study is None or any(part.study == study for part in claim.comparisons)
+    ]
+    found = tuple(claim for claim in known if name in (None, claim.id))
     if not found:
-        known = ", ".join(claim.id for claim in CLAIMS)
-        raise InputError(f"unknown claim {name!r}", "--claim", f"choose one of {known}")
+        what = f"unknown claim {name!r}"
+        if name in [claim.id for claim in CLAIMS]:
+            what = f"the study {study} is not about claim {name}"
+        ids = ", ".join(claim.id for claim in known)
+        raise InputError(what, "--claim", f"choose one of {ids}")
     return found

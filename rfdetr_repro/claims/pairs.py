@@ -42,7 +42,7 @@ class Scale(NamedTuple):
         """Like "embedded val, 150 synthetic images"."""
         kind = "synthetic images" if self.synthetic else "images"
         count = "" if self.images is None else f", {self.images:,} {kind}"
-        return f"{self.data} {self.split}{count}"
+        return f"{self.data} {self.split}".strip() + count
 
 
 class Pair(NamedTuple):
@@ -163,23 +163,23 @@ class SameTokens:
     def pairs(self, records: Sequence[Record]) -> list[Pair]:
         """One pair per architecture that was never drawn and has a trained equivalent."""
         scored = _resampled_last(filter(_scored, records))
-        fresh: dict[Hashable, Record] = {}
+        fresh: dict[Hashable, dict[Hashable, Record]] = {}
         known: dict[Hashable, dict[Hashable, Record]] = {}
         for record in scored:
             if record.model.arch is None or record.source not in _EVALUATED:
                 continue
-            group = _by_weights(record)
             if record.model.variant == NEVER_TRAINED:
-                fresh[group, record.model.arch] = record
+                fresh.setdefault(_by_weights(record), {})[record.model.arch] = record
             elif _of_searched_weights(record):
-                known.setdefault(group, {})[record.model.arch] = record
-        found = []
-        for record in fresh.values():
-            trained = list(known.get(_by_weights(record), {}).values())
-            for _, like in alike([record], trained):
-                if like is not None:
-                    found.append(Pair(like, record))
-        return found
+                known.setdefault(_by_weights(record), {})[record.model.arch] = record
+        return [
+            Pair(like, record)
+            for group, records_of in fresh.items()
+            for record, like in alike(
+                list(records_of.values()), list(known.get(group, {}).values())
+            )
+            if like is not None
+        ]
 
 
 @dataclass(frozen=True)

@@ -77,12 +77,12 @@ class Judged:
         return words.pop() if len(words) == 1 else UNDECIDED
 
 
-def judged(records: Sequence[Record], claims: Sequence[Claim] = CLAIMS) -> list[Judged]:
-    """Every claim with what the Records say about it."""
+def judged(records: Sequence[Record], claims: Sequence[Claim] | None = None) -> list[Judged]:
+    """Each of ``claims`` (None: all) with what the Records say about it."""
     own = [record for record in records if record.published is None]
     return [
         Judged(claim, tuple(one for part in claim.comparisons for one in findings(part, own)))
-        for claim in claims
+        for claim in (CLAIMS if claims is None else claims)
     ]
 
 
@@ -115,7 +115,7 @@ def _scale(comparison: Comparison, pair: Pair) -> Scale:
         return pair.scale
     machine = pair.second.machine
     place = "unknown machine" if machine is None else (machine.gpu or machine.cpu)
-    return Scale(place, "latency", None, False)
+    return Scale(place, "", None, False)
 
 
 def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Finding:
@@ -174,10 +174,11 @@ def _latency_effect(pairs: Sequence[Pair]) -> Effect:
     sessions = {
         record.latency.session for pair in pairs for record in pair if record.latency is not None
     }
+    stated = "unknown sessions" if None in sessions else plural(len(sessions), "session")
     found = seeded_mean(changes)
     if len(changes) < FEWEST_SEEDS or found.low is None:
         return Effect(found.value, None, None, f"{plural(len(changes), 'file')}: no interval")
-    told = f"interval over {len(changes)} files of {plural(len(sessions), 'session')}"
+    told = f"interval over {len(changes)} files of {stated}"
     return Effect(found.value, found.low, found.high, told)
 
 

@@ -97,6 +97,7 @@ def test_both_sides_are_trained_with_each_seed_and_two_seeds_decide_nothing(data
         (["--seeds", "3"], "no meaning without --run"),
         (["--stated", "--run", "weights"], "no meaning with --stated"),
         (["--run", "sharing", "--out", "x", "--seeds", "0"], "whole number from 1"),
+        (["--run", "sharing", "--out", "x", "--claim", "4"], "not about claim 4"),
     ],
 )
 def test_bad_arguments_are_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch):
