@@ -253,6 +253,13 @@ def test_a_run_that_was_killed_is_begun_again(root: Path, tmp_path: Path) -> Non
     assert everything(tmp_path) == everything(root / "document")
 
 
+def test_the_mark_of_a_run_that_was_killed_at_its_end_is_removed(root: Path) -> None:
+    before = everything(root / "aerial")
+    (root / "aerial" / ".composing").write_text("{}")
+    write_domain(root / "aerial", "aerial", TINY, workers=1)
+    assert everything(root / "aerial") == before
+
+
 @pytest.mark.parametrize("kind", ["embedded", "cells"])
 def test_files_of_others_are_never_removed(tmp_path: Path, kind: str) -> None:
     mine = tmp_path / "train" / "000001.jpg"
@@ -279,6 +286,10 @@ def test_another_seed_is_refused_before_anything_is_written(
     error = capsys.readouterr().err
     assert error.startswith("error: another embedded data set is here") and error.count("\n") == 1
     assert everything(tmp_path) == before
+    (tmp_path / "known").write_text("a note")
+    assert run_main(main, [*out, "--only", "document", "known", *few]) == 2
+    assert "this is not a folder" in capsys.readouterr().err
+    assert everything(tmp_path) == {**before, "known": b"a note"}
 
 
 @pytest.mark.parametrize(

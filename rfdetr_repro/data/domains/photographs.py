@@ -154,7 +154,7 @@ def _cutout(
 
 def _premultiplied(rgba: np.ndarray) -> np.ndarray:
     """Colours multiplied by the opacity, uint8 (h, w, 4)."""
-    wide = rgba.astype(np.int32)
+    wide = rgba.astype(np.uint16)  # 255 * 255 + 127 < 2**16
     wide[..., :3] = (wide[..., :3] * wide[..., 3:] + 127) // 255
     return wide.astype(np.uint8)
 

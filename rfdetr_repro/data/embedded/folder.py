@@ -67,21 +67,23 @@ def write_composed(
     if missing_splits(folder, recipe):
         with locked_folder(folder, "composes this data set"):
             missing = missing_splits(folder, recipe)  # another run may have finished some
-            mark = folder / MARK
-            write_atomic(mark, json.dumps(dict(recipe.config)))
+            write_atomic(folder / MARK, json.dumps(dict(recipe.config)))
             for split in missing:
                 _write_split(folder, recipe, split, progress, workers)
-            mark.unlink()
+    # also the mark of a run that was killed between its last split and its end
+    (folder / MARK).unlink(missing_ok=True)
     return folder
 
 
 def missing_splits(folder: str | Path, recipe: Recipe) -> list[str]:
     """Splits that are not finished. Nothing is written.
 
-    Raises :class:`InputError` for a finished split of another recipe, and for a folder of a split
-    whose files no earlier run of this program can have written.
+    Raises :class:`InputError` for a finished split of another recipe, for a folder of a split
+    whose files no earlier run of this program can have written, and for what is no folder.
     """
     folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError("this is not a folder", folder, "choose another folder")
     missing = []
     for split in recipe.counts:
         path = _annotations(folder, split)
