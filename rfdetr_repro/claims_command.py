@@ -114,11 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = args.format == "text"
     lines: list[str] = []
     if args.stated:
-        for given, name in ((args.claim, "--claim"), (args.records, "--records")):
-            if given is not None:
-                raise InputError(
-                    f"{name} has no meaning with --stated", hint="leave one of them out"
-                )
         table = stated_table(statements())
     else:
         claims = claims_named(args.claim, args.run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from rfdetr_repro.claims.catalog import STUDIES, Study, Trained
 from rfdetr_repro.claims.pairs import STUDY
 from rfdetr_repro.data.coco import CocoSplit, read_split, read_splits
 from rfdetr_repro.data.coco_document import ClassMap
-from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.embedded.dataset import write_embedded
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.matches import measured
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.jsonl"
 SPLIT = "val"
-_LEAST = {"train_images": 1, "test_images": 1}
 
 
 @dataclass(frozen=True)
@@ -97,18 +96,17 @@ def run_study(request: StudyRequest) -> list[Record]:
     with request.store.exclusive():
         request.store.read()  # a file that holds anything else is refused here
         if request.study.trained:
-            return list(_trainings(request, _data(request, EmbeddedConfig())))
-        # only val is read; its images do not depend on the number of other images
-        return _given_weights(request, _data(request, replace(EmbeddedConfig(), **_LEAST)))
+            return list(_trainings(request, _data(request, ("train", SPLIT))))
+        return _given_weights(request, _data(request, (SPLIT,)))
 
 
-def _data(request: StudyRequest, config: EmbeddedConfig) -> DataSource:
-    """The data of the request, or the embedded data set, which is composed."""
+def _data(request: StudyRequest, splits: Sequence[str]) -> DataSource:
+    """The data of the request, or those splits of the embedded data set, which are composed."""
     if request.data is not None:
         return request.data
-    folder = request.folder / ("data" if request.study.trained else "data-val")
-    log.info(f"composing the embedded data set in {folder}")
-    return DataSource.of(write_embedded(folder, config))
+    folder = request.folder / "data"
+    log.info(f"composing {' and '.join(splits)} of the embedded data set in {folder}")
+    return DataSource.of(write_embedded(folder, splits=splits))
 
 
 def _given_weights(request: StudyRequest, source: DataSource) -> list[Record]:
@@ -169,6 +167,7 @@ class _Wanted:
     name: str
     variant: str | None
     seed: int | None
+    env: dict[str, str] = field(default_factory=environment)
 
     def record(self, arch: Arch) -> Record:
         """The request for an accuracy, without results."""
@@ -190,7 +189,7 @@ class _Wanted:
             started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=self.request.command,
             seed=self.seed,
-            env=environment(),
+            env=self.env,
         )
 
 

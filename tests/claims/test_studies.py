@@ -72,6 +72,15 @@ def test_given_weights_are_evaluated_once_and_judged(data, tmp_path, monkeypatch
     assert depth.pairs == 2 and ONE_SEED in depth.reason + depth.effect.over
 
 
+def test_one_split_of_the_data_has_the_annotations_of_the_whole_set(data, tmp_path):
+    config = EmbeddedConfig(train_images=8, val_images=12, test_images=1)
+    folder = write_embedded(tmp_path / "data", config, workers=1, splits=("val",))
+    assert not (folder / "train").exists()
+    assert read_split(folder, "val").sha256 == read_split(data, "val").sha256
+    write_embedded(folder, config, workers=1)
+    assert read_split(folder, "train").sha256 == read_split(data, "train").sha256
+
+
 @pytest.mark.slow
 def test_both_sides_are_trained_with_each_seed_and_two_seeds_decide_nothing(data, tmp_path):
     space = replace(SPACE, resolutions=(160,), decoder_layers=(2,))

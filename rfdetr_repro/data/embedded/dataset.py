@@ -10,7 +10,8 @@ larger than the README's because images are 160 px.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -61,13 +62,16 @@ def write_embedded(
     config: EmbeddedConfig | None = None,
     progress: Progress = iter,
     workers: int = 2,
+    splits: Sequence[str] = tuple(SPLITS),
 ) -> Path:
-    """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg).
+    """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg) with ``splits``.
 
-    Finished splits of the same config are kept. Raises :class:`InputError` for a folder that holds
-    another data set.
+    Finished splits of the same config are kept; a later call may add the others. Raises
+    :class:`InputError` for a folder that holds another data set.
     """
-    return write_composed(folder, _recipe(config or EmbeddedConfig()), progress, workers)
+    recipe = _recipe(config or EmbeddedConfig())
+    counts = {split: recipe.counts[split] for split in splits}
+    return write_composed(folder, replace(recipe, counts=counts), progress, workers)
 
 
 def _recipe(config: EmbeddedConfig) -> Recipe:
