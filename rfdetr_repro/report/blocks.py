@@ -73,28 +73,21 @@ class Grid:
     short: str = ""
 
 
-@dataclass(frozen=True)
-class Raster:
-    """A figure as a picture.
-
-    ``crowded``: whether the figure's lines and clouds have so many points that readers of a PDF are
-    slow to show them as vectors. Of a crowded figure, which takes long to draw, both writers set
-    the picture; the PDF needs more of its pixels.
-    """
-
-    crowded: bool
-    png: bytes
-
-
 @dataclass(eq=False)
 class Drawing:
-    """A figure drawn by a function, as vectors in the PDF and as a picture in the HTML page."""
+    """A figure drawn by a function, as vectors in the PDF and as a picture in the HTML page.
+
+    A figure is crowded where its lines and clouds have so many points that readers of a PDF are
+    slow to show them as vectors. Of a crowded figure, which takes long to draw, both writers set
+    the same picture; the PDF needs more of its pixels.
+    """
 
     draw: Callable[[FigureBase], None]
     height_in: float
     alt: str
-    # waits for the picture that another process makes; None: this process makes it
-    made: Callable[[], Raster] | None = None
+    # wait for what another process makes; None: this process makes it
+    made_print: Callable[[], tuple[bool, bytes]] | None = None
+    made_png: Callable[[], bytes] | None = None
 
     @cached_property
     def figure(self) -> Figure:
@@ -103,19 +96,28 @@ class Drawing:
 
     @cached_property
     def crowded(self) -> bool:
-        """See :class:`Raster`."""
-        return self.made().crowded if self.made else _points(self.figure) > MOST_POINTS
+        """Whether a picture stands for the figure in the PDF as well."""
+        return self.made_print()[0] if self.made_print else _points(self.figure) > MOST_POINTS
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as vectors, with text as text; for a figure that is not crowded."""
+        return self.made_print()[1] if self.made_print else figure_bytes(self.figure, ".svg", 72)
 
     @cached_property
     def png(self) -> bytes:
         """The figure as a picture."""
-        if self.made:
-            return self.made().png
+        if self.made_png:
+            return self.made_png()
         return figure_bytes(self.figure, ".png", dpi=220 if self.crowded else 144)
 
-    def raster(self) -> Raster:
-        """Makes the picture."""
-        return Raster(self.crowded, self.png)
+    def make_print(self) -> tuple[bool, bytes]:
+        """Whether the figure is crowded; as the PDF sets it, a picture or vectors."""
+        return self.crowded, self.png if self.crowded else self.svg
+
+    def make_png(self) -> bytes:
+        """The picture."""
+        return self.png
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,12 @@ class Explorer:
     static: Drawing | None = None
     published_first: bool = False
     # waits for the JSON that another process writes; None: this process writes it
-    made: Callable[[], str] | None = None
+    made_json: Callable[[], str] | None = None
 
     def json(self) -> str:
         """The Records as JSON that may stand in a script element."""
-        if self.made:
-            return self.made()
+        if self.made_json:
+            return self.made_json()
         return explorer_json(self.records, self.run, self.published_first)
 
 
@@ -173,11 +175,6 @@ class Document:
     footer: str
     blocks: list[Block] = field(default_factory=list)
     date: datetime | None = None
-
-    def drawings(self) -> list[Drawing]:
-        """The drawings in their order, also that of an explorer."""
-        found = [block.static if isinstance(block, Explorer) else block for block in self.blocks]
-        return [block for block in found if isinstance(block, Drawing)]
 
     def anchors(self) -> dict[int, str]:
         """``id(heading)`` to a name for links that is unique on the page."""

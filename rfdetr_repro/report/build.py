@@ -8,17 +8,16 @@ absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.side_by_side import begun, can_fork
 
-from .blocks import Document, Drawing, Explorer
+from .aside import made_aside
+from .blocks import Document
 from .content import report
+from .findings import pareto
 from .paper import paper_document
 from .run import Run, read_run
 
@@ -43,8 +42,9 @@ def build_report(
             run_dir if records is None else records,
             "give the folder of a run, or a store that holds Records",
         )
-    document = report(run)
-    return _written(document, target)
+    front = pareto(run)
+    with made_aside(front.blocks):  # which take longest
+        return _written(report(run, front), target)
 
 
 def build_paper(
@@ -69,7 +69,7 @@ def build_paper(
 
 def _written(document: Document, target: Path) -> Path:
     """Writes the PDF ``target`` and the HTML page next to it, and returns the PDF's path."""
-    with _made_aside(document):
+    with made_aside(document.blocks):
         # load slowly; the second process is at work meanwhile
         from .html import write_html
         from .pdf import write_pdf
@@ -77,24 +77,6 @@ def _written(document: Document, target: Path) -> Path:
         write_pdf(document, target)
         write_html(document, target.with_suffix(".html"))
     return target
-
-
-@contextmanager
-def _made_aside(document: Document) -> Iterator[None]:
-    """Within it, a second process makes what takes long and both writers or the last one need: the
-    pictures of the drawings, in the order in which the PDF needs them, then the explorer's JSON.
-    """
-    if not can_fork():  # each is made where a page needs it
-        yield
-        return
-    drawings = document.drawings()
-    explorers = [block for block in document.blocks if isinstance(block, Explorer)]
-    works = [*(each.raster for each in drawings), *(each.json for each in explorers)]
-    blocks: list[Drawing | Explorer] = [*drawings, *explorers]
-    with begun(*works) as results:
-        for block, result in zip(blocks, results, strict=True):
-            block.made = result
-        yield
 
 
 def _pdf(path: str | Path) -> Path:

@@ -52,8 +52,8 @@ CHARTS = {  # of an evaluation, in words
 }
 
 
-def report(run: Run) -> Document:
-    """The whole report of a run."""
+def report(run: Run, front: Section | None = None) -> Document:
+    """The whole report of a run. ``front``: its section :func:`pareto`, if that is made already."""
     document = Document(_title(run), footer(run.records), date=date_of(run))
     absent: dict[str, None] = {}
     for part in (
@@ -77,7 +77,7 @@ def report(run: Run) -> Document:
         paper,
         _environment,
     ):
-        section = part(run)
+        section = front if front is not None and part is pareto else part(run)
         if section.heading is not None and section.blocks:
             document.blocks.append(section.heading)
         document.blocks += section.blocks

@@ -225,7 +225,7 @@ def _explorer(pages: Pages, block: Explorer) -> None:
 
 def _svg(pages: Pages, block: Drawing, scale: float) -> str:
     """The drawing as fpdf2 reads it: in points; text in rare letters as outlines."""
-    svg = _scaled(figure_bytes(block.figure, ".svg", dpi=72).decode(), scale)
+    svg = _scaled(block.svg.decode(), scale)
     words = "".join(re.findall(r"<text[^>]*>([^<]*)", svg))
     if not pages.plain(html.unescape(words)):
         outlines = figure_bytes(block.figure, ".svg", dpi=72, outlines=True)
