@@ -16,27 +16,15 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-
-using cudaStream_t = struct HostStream*;
+#include "../cuda/host_types.h"
 
 struct Dim3 {
   unsigned x;
 };
 inline Dim3 blockIdx, blockDim, threadIdx, gridDim;
-
-struct float2 {
-  float x, y;
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 #define __global__ static
 #define __device__
@@ -149,6 +137,7 @@ inline Block block;
 inline char* shared = nullptr;
 inline cudaError_t last_error = cudaSuccess;
 inline std::map<const void*, int> allowed;  // bytes of shared memory by kernel
+inline std::set<const void*> launched;      // kernels
 
 inline void fiber_main() {
   block.body(block.arguments);
@@ -229,6 +218,7 @@ void launch(const void* kernel, int64_t blocks, int64_t threads, int64_t bytes, 
     last_error = cudaErrorInvalidConfiguration;
     return;
   }
+  launched.insert(kernel);
   gridDim.x = unsigned(blocks), blockDim.x = unsigned(threads);
   block.body = [](void* own) { (*static_cast<Body*>(own))(); };
   block.arguments = &body;
@@ -241,6 +231,9 @@ void launch(const void* kernel, int64_t blocks, int64_t threads, int64_t bytes, 
 }
 
 }  // namespace host
+
+// The number of different kernels that were launched so far, for a program that links them.
+extern "C" __attribute__((weak)) size_t rfdetr_launched_kernels() { return host::launched.size(); }
 
 #define LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...)                                        \
   ((void)(stream), host::launch(reinterpret_cast<const void*>(&kernel), blocks, threads, shared_bytes, \
@@ -275,44 +268,12 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   return bits;
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
-template <class T>
-T __ldg(const T* pointer) {
-  return *pointer;
-}
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fadd_rn(float a, float b) { return a + b; }
 template <class T>
 T atomicAdd(T* to, T x) {
   const T before = *to;
   *to += x;
   return before;
-}
-
-#if defined(__aarch64__)
-using HostHalf = __fp16;  // GCC 12 knows no _Float16 in C++ there
-#else
-using HostHalf = _Float16;
-#endif
-struct __half {
-  HostHalf bits;
-};
-struct __nv_bfloat16 {
-  uint16_t bits;
-};
-inline float __half2float(__half x) { return float(x.bits); }
-inline __half __float2half(float x) { return {HostHalf(x)}; }
-inline float __bfloat162float(__nv_bfloat16 x) {
-  const uint32_t word = uint32_t(x.bits) << 16;
-  float result;
-  memcpy(&result, &word, sizeof result);
-  return result;
-}
-inline __nv_bfloat16 __float2bfloat16(float x) {  // round to nearest, ties to even; not for NaN
-  uint32_t word;
-  memcpy(&word, &x, sizeof word);
-  return {uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16)};
 }
 
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
