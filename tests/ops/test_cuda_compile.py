@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import random
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import LEVELS, flat, sample_inputs
+from samples import LEVELS, flat, fused_inputs, sample_inputs
 from samples_masks import blobs
 
 from rfdetr_repro import ops
@@ -395,6 +396,55 @@ def test_every_path_on_the_host(
     torch.testing.assert_close(out, on_cpu(levels, inputs)[0], atol=2e-5, rtol=2e-5)
     for ours, theirs in zip(grads, on_cpu(levels, inputs, upstream), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def by_grid_sample(
+    levels: list, tensors: list[torch.Tensor], upstream: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The output, and the gradients of ``tensors``, of PyTorch's ``grid_sample`` in float64."""
+    exact = [tensor.double().requires_grad_() for tensor in tensors]
+    value, points, weights, *boxes = exact
+    if boxes:
+        out = ops.ms_deform_attn_fused_reference(value, levels, points, *boxes, weights)
+    else:
+        out = ops.ms_deform_attn_reference(value, levels, points, weights)
+    return (out.detach(), *torch.autograd.grad(out, exact, upstream.double()))
+
+
+@pytest.mark.parametrize("channels", range(1, 41))
+@FORMS
+def test_any_head_dimension_is_that_of_grid_sample(
+    host_kernels: ctypes.CDLL, channels: int, fused: bool
+) -> None:
+    """The CPU kernels and the CUDA kernels' text, with odd numbers of levels and points."""
+    draw = random.Random(channels)
+    levels = [(draw.randint(1, 7), draw.randint(1, 7)) for _ in range(draw.choice((1, 3)))]
+    sizes = {"batch": draw.randint(1, 2), "heads": draw.randint(1, 3), "channels": channels}
+    sizes |= {"queries": draw.randint(1, 9), "points": draw.choice((1, 3, 5, 7))}
+    for dtype in (torch.float64, torch.float32):
+        if fused:
+            value, points, boxes, weights = fused_inputs(levels, dtype=dtype, **sizes)
+            inputs = [value, points, weights, boxes]
+        else:
+            inputs = sample_inputs(levels, dtype=dtype, away_from_knots=True, **sizes)
+        inputs = [tensor.contiguous() for tensor in inputs]
+        shape = (*inputs[1].shape[:2], sizes["heads"] * channels)
+        upstream = torch.randn(
+            shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        upstream = upstream.to(dtype)
+        found = [torch.full_like(tensor, float("nan")) for tensor in (upstream, *inputs)]
+        call = ctypes.byref(call_of(levels, inputs))
+        to = Gradients(pointer(upstream), *(pointer(tensor) for tensor in found[1:]))
+        out = ctypes.c_void_p(pointer(found[0]))
+        assert host_kernels.rfdetr_forward_launch(call, out, None) == 0
+        assert host_kernels.rfdetr_backward_launch(call, ctypes.byref(to), 0, None) == 0
+        on_this_cpu = (*on_cpu(levels, inputs), *on_cpu(levels, inputs, upstream))
+        wanted = by_grid_sample(levels, inputs, upstream)
+        for ours in (found, on_this_cpu):
+            for got, expected in zip(ours, wanted, strict=True):
+                error = (got.double() - expected).abs().max().item()
+                assert error <= TOLERANCE[dtype] * (expected.abs().max().item() + 1)
 
 
 @FORMS
