@@ -1,4 +1,6 @@
-"""The kernels' own text under AddressSanitizer, and the symbols the library asks of PyTorch."""
+"""The kernels' own text under AddressSanitizer and UndefinedBehaviorSanitizer, that of CUDA on
+every path, and the symbols the library asks of PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,13 @@ ISA_FLAGS = {
 @pytest.mark.slow
 @pytest.mark.skipif(CXX is None, reason="no g++")
 def test_random_calls_touch_only_their_own_memory(tmp_path: Path) -> None:
-    """A process of its own: AddressSanitizer cannot be loaded into a running Python."""
+    """A process of its own: AddressSanitizer cannot be loaded into a running Python. What it prints
+    counts the calls and the kernels of CUDA that ran.
+    """
     assert CXX is not None
-    # test_cuda_compile.py has the undefined-behaviour checks
-    checks = "-O1 -fsanitize=address -D_GLIBCXX_ASSERTIONS"
+    checks = (
+        "-O0 -fsanitize=address,undefined -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS"
+    )
     program = build_driver(tmp_path, CXX, checks, ISA_FLAGS[ops.build_info()["isa"]])
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

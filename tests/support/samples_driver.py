@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULT = "100 calls"  # what the program prints when all kernels agree
+# what the program prints when all kernels agree: every kernel of CUDA runs, but for the four of
+# masks with 64-bit indices
+RESULT = "118 calls, 67 kernels"
 PLAIN = (
     "-std=c++20 -w -fopenmp-simd -fno-trapping-math -fno-math-errno -DRFDETR_KERNELS=kernels_tested"
 )
