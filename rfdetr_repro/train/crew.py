@@ -331,14 +331,15 @@ def follow() -> NoReturn:
     with _signals_end_at_once():
         try:
             device, ranks = join_torchrun(None)
-        except InputError:  # the first process finds the same, says so and ends all
+            found: list[Any] = [None, None]
+            dist.broadcast_object_list(found, src=0)
+            address, key = found
+            connection = Client(address, authkey=key)
+            connection.send(ranks.rank)
+        except Exception as error:
+            # the first process finds the same, or has ended: it says so, and torchrun ends this one
             time.sleep(_END_S)
-            os._exit(EXIT_BAD_INPUT)
-        found: list[Any] = [None, None]
-        dist.broadcast_object_list(found, src=0)
-        address, key = found
-        connection = Client(address, authkey=key)
-        connection.send(ranks.rank)
+            _exit_with(FAILED, f"a process could not join the others: {error}")
     _serve(connection, device)
 
 
@@ -458,6 +459,11 @@ def _end(connection: Connection, outcome: str, line: str) -> NoReturn:
     if dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
     time.sleep(_END_S)
+    _exit_with(outcome, line)
+
+
+def _exit_with(outcome: str, line: str) -> NoReturn:
+    """Ends this process with a line that the first process did not print."""
     sys.stderr.write(f"failed: {line}\n")
     sys.stderr.flush()
     os._exit(EXIT_BAD_INPUT if outcome == BAD_INPUT else EXIT_FAILED)
