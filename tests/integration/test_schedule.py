@@ -97,6 +97,24 @@ def test_the_time_for_fine_tuning_is_divided_among_the_models_of_the_front(
     assert each.apply(campaign).finetune_front and Schedule(**each.as_json()) == each
 
 
+def test_processes_share_batches_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes of the search take a fourth of the time, and a step is timed for four."""
+    on_a_machine(monkeypatch, pass_s=120.0)
+    asked = []
+
+    def training(recipe: Any, device: Any, images: int, objects: int, processes: int) -> Any:
+        asked.append(processes)
+        return SimpleNamespace(step_seconds=0.5, timed=[SimpleNamespace(seconds=1.0)])
+
+    monkeypatch.setattr("rfdetr_repro.train.plan.plan", training)
+    campaign = replace(EMBEDDED, time_budget_s=14400.0)
+    by_cores, four = (schedule(campaign, SPLITS, 13.4, count) for count in (None, 4))
+    assert asked == [2, 4]
+    assert (four.engines, four.candidates) == (by_cores.engines, by_cores.candidates)
+    assert by_cores.measuring_s - four.measuring_s == pytest.approx(0.75 * 120)
+    assert four.steps > by_cores.steps
+
+
 def test_a_campaign_without_fine_tuning_stays_without(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_machine(monkeypatch)
     campaign = replace(EMBEDDED, time_budget_s=3600.0, finetune_steps=0)
