@@ -143,6 +143,9 @@ def _check(args: argparse.Namespace, data: DataSource | None) -> None:
         _refuse(of_study, "without --run")
     else:
         _refuse({"--records": args.records}, "with --run")
+        if not STUDIES[args.run].trained:
+            of_training = {"--seeds": args.seeds, "--steps": args.steps}
+            _refuse(of_training, f"with the study {args.run}, which trains nothing")
         if args.out is None:
             raise InputError("a study needs a folder", "--run", "add --out runs/claims")
 

@@ -103,6 +103,7 @@ def test_both_sides_are_trained_with_each_seed_and_two_seeds_decide_nothing(data
         (["--run", "weights"], "needs a folder"),
         (["--run", "weight", "--out", "x"], "did you mean weights"),
         (["--run", "weights", "--out", "x", "--records", "."], "no meaning with --run"),
+        (["--run", "weights", "--out", "x", "--seeds", "3"], "trains nothing"),
         (["--seeds", "3"], "no meaning without --run"),
         (["--stated", "--run", "weights"], "no meaning with --stated"),
         (["--run", "sharing", "--out", "x", "--seeds", "0"], "whole number from 1"),

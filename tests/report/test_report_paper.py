@@ -13,6 +13,7 @@ from pypdf import PdfReader
 from samples_records import measured
 from samples_run import write_run
 
+from rfdetr_repro.claims.verdicts import judged
 from rfdetr_repro.paper.published import CSV_FOLDER, TABLES
 from rfdetr_repro.paper.stated import statements
 from rfdetr_repro.records.store import Store
@@ -70,7 +71,8 @@ def test_every_table_and_figure_is_a_section_of_both_documents(pdf, page):
     for number in numbers:
         assert any(re.match(rf"Table {number}[ .]", name) for name in named), number
     assert {title for title, _ in OTHERS.values()} <= set(named)
-    assert {"Scoreboard", "Claims of the text", "Method", "Sources"} <= set(named)
+    claims = {"Claims of the text", "Claims of cause and effect"}
+    assert {"Scoreboard", *claims, "Method", "Sources"} <= set(named)
     for name in named:
         assert name in page
 
@@ -84,6 +86,14 @@ def test_the_contents_link_to_the_page_of_each_section(pdf, texts):
         number = pdf.get_destination_page_number(item) + 1
         assert plain(title)[:40] in first
         assert plain(title)[:30] in plain(texts[number - 1])
+
+
+def test_every_claim_has_its_verdict_on_the_page(page):
+    for one in judged(MEASURED):
+        assert " ".join(one.claim.sentence.split()) in page
+        for finding in one.findings:
+            assert finding.comparison.what in page and finding.word in page
+    assert "nothing about COCO" in page
 
 
 def test_every_recomputed_sentence_is_on_the_page(page):
