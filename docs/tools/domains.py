@@ -2,8 +2,9 @@
 pictures.
 
 ``python docs/tools/domains.py`` draws every train split (about three minutes of one core), stores
-the counts in docs/tools/domains.json and writes the table into the page. A test compares the page
-with the stored counts, and the stored counts with a few pictures that are drawn again.
+the counts in docs/tools/domains.json, writes the table into the page, and draws the page's picture.
+A test compares the page with the stored counts, and the stored counts with a few pictures that are
+drawn again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ PAGE = ROOT / "docs" / "domains.md"
 STORED = ROOT / "docs" / "tools" / "domains.json"
 BEGIN = "<!-- table: python docs/tools/domains.py -->"
 END = "<!-- end of table -->"
+SHEET = ROOT / "docs" / "domains.jpg"
+COLUMNS = 5  # of the page's picture
+SHOWN = 2  # train pictures of each domain, one above the other
 FEW = 3  # pictures whose counts are stored one by one
 
 
@@ -92,6 +96,26 @@ def stored_counts() -> dict[str, dict[str, Any]]:
     return found
 
 
+def draw_sheet() -> None:
+    """The first train pictures of each domain, row by row in the order of the table."""
+    import numpy as np
+    from PIL import Image
+
+    from rfdetr_repro.data.domains.dataset import compose
+    from rfdetr_repro.data.domains.kinds import TEN
+
+    side = max(max(domain.height, domain.width) for domain in TEN)
+    rows = -(-len(TEN) // COLUMNS) * SHOWN
+    sheet = np.full((rows * side, COLUMNS * side, 3), 255, dtype=np.uint8)
+    for number, domain in enumerate(TEN):
+        for index in range(SHOWN):
+            picture = compose(domain.name, 0, "train", index).image
+            row = (number // COLUMNS * SHOWN + index) * side + (side - domain.height) // 2
+            column = number % COLUMNS * side + (side - domain.width) // 2
+            sheet[row : row + domain.height, column : column + domain.width] = picture
+    Image.fromarray(sheet).save(SHEET, quality=85)
+
+
 def _count_all() -> None:
     from rfdetr_repro.data.domains.dataset import DomainConfig
     from rfdetr_repro.data.domains.kinds import TEN
@@ -105,3 +129,4 @@ def _count_all() -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     _count_all()
+    draw_sheet()
