@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from rfdetr_repro.spec.json_text import sorted_encoder
 
 WHOLE = "all"
 PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results of a Record
@@ -31,7 +32,7 @@ PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results of a Record
 SEALED = "sealed_at"
 
 
-_encoded = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_encoded = sorted_encoder(",", ":")
 
 
 @functools.lru_cache(maxsize=256)

@@ -23,6 +23,7 @@ from rfdetr_repro.spec.backbones import known_backbones
 from rfdetr_repro.spec.codec import decode, without_absent
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
+from rfdetr_repro.spec.json_text import sorted_encoder
 from rfdetr_repro.spec.metrics import COCO_METRICS
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.ranges import choose
@@ -92,7 +93,7 @@ TUNED = "nas+fine-tuning"
 RIVALS = "rivals"
 
 
-_request_text = json.JSONEncoder(sort_keys=True).encode
+_request_text = sorted_encoder(", ", ": ", allow_nan=True)
 
 
 @functools.cache
