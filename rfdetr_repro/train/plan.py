@@ -24,6 +24,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.unfinished import temporary_folder
 
+from .parallel import Ranks
 from .recipe import Recipe
 from .trainer import Trainer
 
@@ -134,6 +135,7 @@ def plan(
     single = replace(recipe, train=replace(recipe.train, patience=0))
     with temporary_folder() as folder:
         trainer = Trainer(single, made_up, folder, device=device)  # type: ignore[arg-type]
+        trainer.ranks = Ranks()  # this process times alone; others of a group would be waited for
         drawn = [recipe.archs_of_step(step) for step in range(min(DRAWS, recipe.train.steps))]
         costs = {
             arch: total_flops(recipe.preset.model, arch, "eager") / 1e9

@@ -6,16 +6,21 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from samples_pool import Answer, MakeSquares, Square
+from tiny import TINY, TRAIN
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.launch import place_in_torchrun
 from rfdetr_repro.train import crew as module
 from rfdetr_repro.train.crew import ALONE, Crew, ProcessEnded, started
+from rfdetr_repro.train.parallel import Ranks
+from rfdetr_repro.train.plan import plan
+from rfdetr_repro.train.recipe import Recipe
 
 
 def numbers(found: list[tuple[Square, Answer]]) -> list[int]:
@@ -116,3 +121,10 @@ def test_the_place_in_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(InputError, match="WORLD_SIZE = 'many' are not the numbers of a process"):
         place_in_torchrun()
+
+
+def test_a_plan_waits_for_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process plans alone; without a group any exchange with others would fail here."""
+    monkeypatch.setattr(Ranks, "current", lambda: Ranks(0, 2))
+    recipe = Recipe(TINY, replace(TRAIN, steps=2), None)
+    assert plan(recipe, torch.device("cpu"), 8, processes=2).step_seconds > 0
