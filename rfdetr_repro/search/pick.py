@@ -144,8 +144,11 @@ def measured_on(
 def best_within(measured: Sequence[MeasuredRecord], budget: Budget) -> MeasuredRecord:
     """The most accurate of ``measured`` within the budget; of equally accurate files the faster.
 
-    Raises :class:`StatedFailure`, which names the fastest file, where none is within the budget.
+    Raises :class:`StatedFailure` where none is within the budget, which names the fastest file, and
+    where there is none at all.
     """
+    if not measured:
+        raise StatedFailure(f"there is no measured file to compare with {budget.ms:g} ms")
     value = metric(budget.metric).value
 
     def key(one: MeasuredRecord) -> tuple[float, float]:

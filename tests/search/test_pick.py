@@ -88,6 +88,11 @@ def test_what_may_be_within_the_budget_is_measured_and_nothing_else() -> None:
     assert len(candidates(records, 3, "ap", budget=Budget(1e-6))) == 1
 
 
+def test_without_a_measured_file_there_is_nothing_to_choose() -> None:
+    with pytest.raises(StatedFailure, match="there is no measured file to compare with 5 ms"):
+        best_within([], Budget(5.0))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
