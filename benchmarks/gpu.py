@@ -47,6 +47,7 @@ GPU_TESTS = [
     "tests/train/test_auto_batch.py",
     "tests/runtime/test_tensorrt_session.py",
     "tests/search/test_deployment.py",
+    "tests/search/test_deployment_torch.py",
     "tests/bench/test_gpu_load.py",
     "tests/bench/test_gpu_watch.py",
     "tests/runtime/test_torch_precision.py",

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.export.artifact import ArtifactMeta
 from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, TUNED, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
@@ -39,15 +38,16 @@ from rfdetr_repro.spec.protocol import DECISION, Protocol
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 from rfdetr_repro.train.run import TrainRequest, train
 
-from .deployment import Deployed, Deployment
-
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Context, Row
     from rfdetr_repro.bench.interleaved import Watch
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.export.artifact import ArtifactMeta
     from rfdetr_repro.model.checkpoints.native import ModelCard
     from rfdetr_repro.model.detector import Detector
     from rfdetr_repro.spec.model_config import ModelConfig
+
+    from .deployment import Deployment
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class FineTuning:
     processes: int | None = None
     store: Path | None = None
     protocol: Protocol = field(default_factory=lambda: MEASURED)  # the protocol for both files
-    deployment: Deployment = Deployment()  # frozen; the runtime of both files
+    deployment: Deployment | None = None  # the runtime of both files; None: the default
     loader_threads: int | None = None  # as in a TrainRequest
 
     def run(
@@ -147,20 +147,25 @@ class FineTuning:
         ``splits``: train, and val or test.
         """
         from rfdetr_repro.bench.confirm import Context
+        from rfdetr_repro.export.artifact import ArtifactMeta
         from rfdetr_repro.model.checkpoints.native import load_supernet
 
+        from .deployment import Deployment
+
+        deployment = self.deployment or Deployment()
         before = load_supernet(self.source)
         run = train(self.request(*before[:2], splits, settings))
         models = dict(zip(VARIANTS, (before, load_supernet(run.model)), strict=True))
         held_out = [split for name, split in splits.items() if name != "train"]
         records = []
-        with self.deployment.watched() as watched:
+        with deployment.watched() as watched:
             machine = None if watched is None else watched.machine
             watch = None if watched is None else watched.watch
             context = Context(FINE_TUNING, command, machine=machine)
             for variant, (model, card, sha256) in models.items():
                 identity = self._identity(variant, sha256, card.precision)
-                row = self._row(model, identity, held_out, card)
+                meta = ArtifactMeta(identity, card.class_names, card.category_ids, card.resize_rule)
+                row = self._row(deployment, model, meta, held_out)
                 records += self._measured(row, context, watch)
         return records
 
@@ -224,14 +229,15 @@ class FineTuning:
         )
 
     def _row(
-        self, model: Detector, identity: ModelId, splits: list[CocoSplit], card: ModelCard
+        self, deployment: Deployment, model: Detector, meta: ArtifactMeta, splits: list[CocoSplit]
     ) -> Row:
         """The file of :attr:`arch` of ``model`` on the deployment, to measure on ``splits``."""
         from rfdetr_repro.bench.confirm import Row
 
-        meta = ArtifactMeta(identity, card.class_names, card.category_ids, card.resize_rule)
+        from .deployment import Deployed
+
         folder = self.folder / "artifacts"
-        deployed = Deployed(self.deployment, model, lambda arch: meta, folder, splits[0])
+        deployed = Deployed(deployment, model, lambda arch: meta, folder, splits[0])
         threads = self.protocol.threads
         return Row(
             deployed.file(self.arch),

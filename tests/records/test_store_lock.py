@@ -223,13 +223,14 @@ COMPOSE = """
 import sys, time
 from pathlib import Path
 from rfdetr_repro.data.embedded import dataset as embedded
+from rfdetr_repro.data.embedded import folder as writing
 from rfdetr_repro.spec.errors import run_main
-write = embedded._write_image
-def slow(index, *rest):
+write = writing._write_image
+def slow(scene, index, *rest):
     print("image", index, flush=True)
     time.sleep(float(sys.argv[2]))
-    return write(index, *rest)
-embedded._write_image = slow
+    return write(scene, index, *rest)
+writing._write_image = slow
 config = embedded.EmbeddedConfig(64, train_images=1, val_images=1, test_images=1)
 def main(argv):
     embedded.write_embedded(Path(sys.argv[1]), config, workers=1)

@@ -103,6 +103,7 @@ def test_a_damaged_file_is_made_again(
     assert caplog.text.count("exported again") == 1 and made.path.name in caplog.text
 
 
+@pytest.mark.parity
 @pytest.mark.usefixtures("known")
 def test_a_whole_search_ends_with_a_file_for_pytorch(
     run: Path, place: Path, capsys: pytest.CaptureFixture[str]
