@@ -213,16 +213,19 @@ def _signals_end_the_command() -> Iterator[None]:
     is interrupted.
     """
     came_at: list[float] = []
-    waited: list[int] = []
+    waiting: list[threading.Timer] = []
+    ended = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if ended.is_set():
+            return
         if number != signal.SIGINT and came_at and time.monotonic() - came_at[-1] < _ONE_SIGNAL_S:
             return
-        if _imports(frame) and len(waited) < _LONGEST_IMPORT_S / _AGAIN_S:
-            waited.append(number)
+        if _imports(frame) and len(waiting) < _LONGEST_IMPORT_S / _AGAIN_S:
             again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
+            waiting.append(again)
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -244,6 +247,11 @@ def _signals_end_the_command() -> Iterator[None]:
             signal.signal(number, handle)
         yield
     finally:
+        # a signal that still waits for an import must not come while the interpreter ends
+        ended.set()
+        for again in waiting:
+            again.cancel()
+            again.join()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

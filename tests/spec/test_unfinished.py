@@ -245,6 +245,30 @@ def test_an_import_is_finished_before_a_signal_ends_the_command(
     assert told.startswith("interrupted")
 
 
+ENDS_FIRST = """
+    import sys, threading
+    from rfdetr_repro.spec import errors
+    errors._AGAIN_S = 3600.0  # the import takes no time, and the command ends long before
+    def main(argv):
+        import interrupts_itself
+        print("imported", threading.active_count(), flush=True)
+    code = errors.run_main(main)
+    print("ended", threading.active_count(), flush=True)
+    raise SystemExit(code)
+"""
+
+
+def test_a_signal_that_waits_for_an_import_ends_with_the_command(tmp_path: Path) -> None:
+    """Its timer would otherwise send the signal to what follows, such as the interpreter's end."""
+    (tmp_path / "interrupts_itself.py").write_text(
+        f"import os\nos.kill(os.getpid(), {int(signal.SIGINT)})\n"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    with start(ENDS_FIRST, env=environment) as process:
+        out, told = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out, told) == (0, "imported 2\nended 1\n", "")
+
+
 def test_signals_that_somebody_else_handles_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
