@@ -101,7 +101,7 @@ def usable_memory_bytes(cgroup: str | Path = "/sys/fs/cgroup") -> int:
 
 def environment() -> dict[str, str]:
     """Versions by package, "python", and, inside a repository, "git" with the answer of
-    :func:`git_commit`.
+    :func:`git_commit` at the first call: the process goes on with the code that it loaded.
     """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -109,8 +109,14 @@ def environment() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    commit = git_commit(Path(__file__).resolve().parents[2])
+    commit = _own_commit()
     return found if commit is None else {**found, "git": commit}
+
+
+@lru_cache
+def _own_commit() -> str | None:
+    """The commit of this program, asked once a process: a search makes many Records."""
+    return git_commit(Path(__file__).resolve().parents[2])
 
 
 def git_commit(folder: Path) -> str | None:

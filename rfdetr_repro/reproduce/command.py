@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.search.command import add_deployment, add_front, front_of
+from rfdetr_repro.search.command import add_front, front_of
+from rfdetr_repro.search.deployment_arguments import add_deployment
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
 from rfdetr_repro.spec.arguments import (
     MOST_PROCESSES,

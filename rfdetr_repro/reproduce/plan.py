@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.campaign import Campaign
+from rfdetr_repro.spec.protocol import IN_TORCH
 from rfdetr_repro.spec.sizing import Sizing
 
 from .after import finetuning
@@ -120,5 +121,13 @@ def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:
     fit = Fit(campaign.engines, campaign.most_engines)
     protocols = campaign.protocols
     rules = Rules() if campaign.strategy == "race" else None
-    job = Job(campaign.space, images, fit, campaign.candidates, protocols, rules)
+    job = Job(
+        campaign.space,
+        images,
+        fit,
+        campaign.candidates,
+        protocols,
+        rules,
+        campaign.backend in IN_TORCH,
+    )
     return plan_passes(Detector(own.preset.model, own.preset.arch).to(device).eval(), job)

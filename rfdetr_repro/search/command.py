@@ -32,14 +32,12 @@ from rfdetr_repro.spec.arguments import (
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import (
-    BACKENDS,
     DECISION,
-    DEPLOYED_PRECISIONS,
-    IN_TORCH,
     MODES,
 )
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 
+from .deployment_arguments import add_deployment, deployment_of
 from .pick_command import add_budget, budget_of, tell_pick
 
 if TYPE_CHECKING:
@@ -203,7 +201,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
     """The request that the arguments describe; errors name the arguments."""
-    from .deployment import Deployment
     from .race import Rules
     from .request import SearchRequest, check_confirmed, decided_by
     from .targets import Targets
@@ -229,11 +226,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         engines=args.engines,
         most_engines=args.most_engines,
         candidates=args.candidates,
-        deployment=Deployment(
-            args.backend or Deployment.backend,
-            args.precision or Deployment.precision,
-            args.cuda_graph,
-        ),
+        deployment=deployment_of(args),
         protocols=decided_by(args.mode),
         confirm_on=tuple(wanted),
         device=args.device,
@@ -243,31 +236,6 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         command=words,
         tell=log.info,
         progress=lambda step: _bar,
-    )
-
-
-def add_deployment(
-    add: Callable[..., Any], backend: str = "onnxruntime", precision: str = "fp32"
-) -> None:
-    """Adds ``--backend``, ``--precision`` and ``--cuda-graph`` by an ``add_argument``; what is not
-    given is None, and the help text names ``backend`` and ``precision`` as the defaults.
-    """
-    add(
-        "--backend",
-        choices=BACKENDS,
-        help="runtime of the deployed models, on which latencies are measured: an ONNX file or an "
-        f"engine, or with {' and '.join(IN_TORCH)} a file for PyTorch (default: {backend})",
-    )
-    add(
-        "--precision",
-        choices=DEPLOYED_PRECISIONS,
-        help="precision of the deployed models; bf16 with "
-        f"{' and '.join(IN_TORCH)} (default: {precision})",
-    )
-    add(
-        "--cuda-graph",
-        action="store_true",
-        help="run the deployed models as a CUDA graph; torch-graph does so in any case",
     )
 
 

@@ -38,6 +38,8 @@ from rfdetr_repro.spec.protocol import DECISION, Protocol
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 from rfdetr_repro.train.run import TrainRequest, train
 
+from .deployment_arguments import add_deployment, deployment_of
+
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Context, Row
     from rfdetr_repro.bench.interleaved import Watch
@@ -90,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_training(arguments)
     add_device(arguments, "of the training")
+    add_deployment(add)
     return arguments
 
 
@@ -103,13 +106,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     source, note = args.model.weights()
     if note:
         log.info(note)
+    deployment = deployment_of(args)
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.data.coco import read_splits
+    from rfdetr_repro.runtime.backends import check_backend
 
+    check_backend(deployment.backend)
     splits = read_splits(args.data, ("val", "test"))
     print_census(splits.values())
     tuning = FineTuning(
-        source, arch, args.out, args.device, args.processes, loader_threads=args.loader_threads
+        source,
+        arch,
+        args.out,
+        args.device,
+        args.processes,
+        deployment=deployment,
+        loader_threads=args.loader_threads,
     )
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
     records = tuning.run(splits, lambda card: _settings(args, card), command)

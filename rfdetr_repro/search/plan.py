@@ -21,6 +21,7 @@ from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, Resamp
 from rfdetr_repro.evaluation.predict_split import BATCH, device_of
 from rfdetr_repro.export.artifact import ArtifactMeta
 from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.export.torch import export_torch
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import named, peak_bytes
 from rfdetr_repro.records.record import ModelId
@@ -51,6 +52,7 @@ class Job:
     # protocols of a confirmed file; engines are measured in the mode of the first
     protocols: tuple[Protocol, ...]
     rules: Rules | None = None  # rules of a race; None: exhaustive
+    in_torch: bool = False  # whether a file for PyTorch is written in place of an ONNX file
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def plan(detector: Detector, job: Job) -> Plan:
         groups=len(groups),
         timed={groups[index][0].key: seconds[index] for index in chosen},
         passes_s=float(per_image.sum()) * job.images,
-        engine_s=_time_export(detector, middle),
+        engine_s=_time_export(detector, middle, in_torch=job.in_torch),
         measure_s=_rounds_s(short_form(job.protocols[0])),
         confirm_s=sum(
             one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3)
@@ -262,7 +264,8 @@ def _time_group(detector: Detector, group: list[Arch]) -> float:
         torch.set_num_threads(threads)
 
 
-def _time_export(detector: Detector, arch: Arch) -> float:
+def _time_export(detector: Detector, arch: Arch, *, in_torch: bool) -> float:
+    export, name = (export_torch, "plan.safetensors") if in_torch else (export_onnx, "plan.onnx")
     started = time.perf_counter()
     config = detector.config
     names = tuple(f"class {index}" for index in range(config.num_classes))
@@ -270,7 +273,7 @@ def _time_export(detector: Detector, arch: Arch) -> float:
         meta = ArtifactMeta(
             ModelId("rfdetr", arch.key, weights="random"), names, tuple(range(len(names)))
         )
-        export_onnx(detector.slice(arch), Path(folder, "plan.onnx"), meta=meta)
+        export(detector.slice(arch), Path(folder, name), meta=meta)
     return time.perf_counter() - started
 
 

@@ -245,6 +245,7 @@ class SearchRun:
             request.candidates,
             request.protocols,
             request.rules if request.strategy == "race" else None,
+            request.deployment.in_torch,
         )
         return plan(self.search.detector, job)
 

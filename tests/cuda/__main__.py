@@ -49,7 +49,7 @@ def outcome(test: str, folder: Path) -> tuple[str, str]:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS[test]]
     environment = {
         **os.environ,
-        "RFDETR_PROOF_CACHE": os.environ.get("RFDETR_PROOF_CACHE", str(folder / "objects")),
+        "RFDETR_PROOF_CACHE": os.environ.get("RFDETR_PROOF_CACHE") or str(folder / "objects"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }

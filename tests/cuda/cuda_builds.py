@@ -55,7 +55,7 @@ def compiled(command: list[str], source: Path, folder: Path) -> Path:
     text = b"\0".join(contents(path, seen) for path in (*first, source))
     made_of = " ".join(command).replace(str(ROOT), "").encode() + text
     name = f"{source.stem}-{hashlib.sha256(made_of).hexdigest()[:20]}.o"
-    target = Path(os.environ.get("RFDETR_PROOF_CACHE", folder)) / name
+    target = Path(os.environ.get("RFDETR_PROOF_CACHE") or folder) / name
     if not target.is_file():
         part = target.with_suffix(f".{os.getpid()}.part")
         run([*command, "-c", str(source), "-o", str(part)])

@@ -20,10 +20,14 @@ from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search import command
 from rfdetr_repro.search import engines as engines_module
+from rfdetr_repro.search import plan as plan_module
+from rfdetr_repro.search.deployment import Deployment
 from rfdetr_repro.search.engines import Fit, fit_latency
 from rfdetr_repro.search.evaluation import GOALS
 from rfdetr_repro.search.plan import Job, plan
 from rfdetr_repro.search.race import Rules
+from rfdetr_repro.search.request import SearchRequest
+from rfdetr_repro.search.run import plan_search
 from rfdetr_repro.search.search import Search, missing_classes
 from rfdetr_repro.search.targets import Targets, candidates, describe_picks
 from rfdetr_repro.spec.arch import Arch, SearchSpace
@@ -188,6 +192,17 @@ def test_a_target_is_judged_by_the_latency_that_the_model_speaks_of(run: Path, p
         assert arch.key in line and f" ms {mode}" in line
         (line,) = describe_picks(Targets((far,), 0.1), [slow, fast], "ap", mode)
         assert "no confirmed configuration is within 10%" in line
+
+
+@pytest.mark.parametrize(("backend", "ending"), [("onnxruntime", "onnx"), ("torch", "safetensors")])
+def test_a_plan_times_the_file_of_the_deployment(
+    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch, backend: str, ending: str
+) -> None:
+    written = []
+    for name in ("export_onnx", "export_torch"):
+        monkeypatch.setattr(plan_module, name, lambda _, path, meta: written.append(path.suffix))
+    plan_search(SearchRequest(run, place / "data", deployment=Deployment(backend)))
+    assert written == [f".{ending}"]
 
 
 def test_a_plan_adds_up_and_writes_nothing(run: Path, place: Path) -> None:

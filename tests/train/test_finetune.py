@@ -105,6 +105,20 @@ def test_before_and_after_are_two_files_of_one_architecture(
     assert (out / "records.jsonl").read_bytes() == lines
 
 
+def test_files_for_pytorch_are_measured_by_pytorch(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(module.MEASURED, min_samples=2, max_samples=2, warmup=1, buffer_ms=0.0)
+    monkeypatch.setattr(module, "MEASURED", short)
+    out = tmp_path / "tuned"
+    given = [*arguments(run, data, out, "r64-p16-w1-d1-q7"), "--set", "batch_size=2"]
+    assert run_main(module.main, [*given, "--backend", "torch"]) == 0
+    records = Store(out / "records.jsonl").read()
+    assert len(records) == 4
+    assert {record.artifact.runtime for record in records} == {"torch-cpu-eager"}
+    assert {path.suffix for path in (out / "artifacts").iterdir()} == {".json", ".safetensors"}
+
+
 def test_bad_input_is_one_line(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,3 +129,6 @@ def test_bad_input_is_one_line(
         run_main(module.main, arguments(tmp_path, data, tmp_path / "out", "r64-p16-w1-d1-q7")) == 2
     )
     assert "holds no trained model" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    given = arguments(run, data, tmp_path / "out", "r64-p16-w1-d1-q7")
+    assert run_main(module.main, [*given, "--precision", "bf16"]) == 2
+    assert "bf16" in capsys.readouterr().err and not (tmp_path / "out").exists()
