@@ -40,6 +40,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "reproduce.command",
             "reproduce",
         ),
+        "rf100": _verb(
+            "a search for each of many data sets, against one fixed architecture",
+            "reproduce.rf100.command",
+            "reproduce.rf100",
+        ),
     },
     "data": {
         "census": _verb(

@@ -32,13 +32,32 @@ class ModelId:
 
 
 @dataclass(frozen=True)
+class TrainFacts:
+    """What the train split of a data set holds. Crowd regions do not count as objects."""
+
+    images: int
+    objects: int
+    classes: int
+    # of the boxes, as a fraction of the image: arithmetic mean over the objects
+    mean_object_area: float
+
+    @property
+    def objects_per_image(self) -> float:
+        """Mean over the images."""
+        return self.objects / self.images
+
+
+@dataclass(frozen=True)
 class DataId:
-    """Which images the model ran on; ``sha256`` is over the annotations."""
+    """Which images the model ran on; ``sha256`` is over the annotations. ``train``: what the model
+    was trained on, where the Record states it; no part of the request.
+    """
 
     name: str
     split: str
     sha256: str | None = None
     num_images: int | None = None
+    train: TrainFacts | None = None
 
     @property
     def synthetic(self) -> bool:

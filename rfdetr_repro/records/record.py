@@ -46,13 +46,16 @@ from .parts import (
     Published,
     Quantised,
     Resampled,
+    TrainFacts,
 )
 
 __all__ = [
     "AP_RULE",
     "FINE_TUNING",
+    "FIXED",
     "MEAN",
     "NEVER_TRAINED",
+    "RF100",
     "RIVALS",
     "SCHEMA",
     "TUNED",
@@ -77,6 +80,7 @@ __all__ = [
     "ScoredRecord",
     "SearchedRecord",
     "TimedRecord",
+    "TrainFacts",
 ]
 
 SCHEMA = 1
@@ -91,6 +95,9 @@ FINE_TUNING = "fine-tuning"
 TUNED = "nas+fine-tuning"
 # campaign: RF-DETR and rivals, trained on the same data by the same budget with several seeds
 RIVALS = "rivals"
+# campaign: each of several data sets with its own search; variant: one architecture for all
+RF100 = "rf100"
+FIXED = "fixed architecture"
 
 
 _request_text = sorted_encoder(", ", ": ", allow_nan=True)

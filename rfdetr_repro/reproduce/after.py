@@ -47,7 +47,7 @@ def fine_tune(
     from rfdetr_repro.train.trainer import MODEL
 
     folder = run.folder
-    protocol = run.campaign.decision
+    protocol = run.protocol
     tuning = FineTuning(
         folder / MODEL,
         arch,

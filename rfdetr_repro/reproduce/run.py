@@ -29,6 +29,7 @@ from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import remove_unfinished, sha256_file
 from rfdetr_repro.spec.metrics import percent
+from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.sizing import Sizing
 
 from .follow import sized, sizing_of
@@ -98,14 +99,7 @@ class Reproduction:
         self.stages.of(self.campaign)
         if "train" not in self.stages.rows:
             self.stages.keep("outlook", lambda: self.later_seconds(splits))
-        weights = self.weights()
-        self.stages.run(
-            "train",
-            "training the supernet",
-            lambda: train(
-                self.campaign, splits, self.folder, weights, sizing, self.together.processes
-            ),
-        )
+        self.train(splits, sizing)
         run = self.search(splits)
         with run.working():
             fit, confirmed = self.find(run)
@@ -123,6 +117,14 @@ class Reproduction:
         )
         write_summary(self, splits, started_at=started_at, search=search, fit=fit, costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
+
+    def train(self, splits: Mapping[str, CocoSplit], sizing: Sizing | None) -> None:
+        """Trains the supernet, as a stage, after the pretraining where there is one."""
+        weights = self.weights()
+        work = partial(
+            train, self.campaign, splits, self.folder, weights, sizing, self.together.processes
+        )
+        self.stages.run("train", "training the supernet", work)
 
     def find(self, run: SearchRun) -> tuple[LatencyFit, list[Record]]:
         """Runs engines, passes and confirmation, each as a stage; returns the latency model and the
@@ -201,7 +203,7 @@ class Reproduction:
         prints every choice. A run that goes on keeps the choices of its first session.
         """
         train = splits["train"]
-        sizing = sizing_of(self.campaign, train)
+        sizing = self.sizing(train)
         if sizing is not None:
             from rfdetr_repro.train.sized import tell_sizing
 
@@ -242,6 +244,12 @@ class Reproduction:
             self.campaign = planned.apply(self.campaign)
             log.info("\n".join(planned.lines()))
         return sizing
+
+    def sizing(self, train: CocoSplit) -> Sizing | None:
+        """The settings that the model takes from the train split; None for those of the
+        campaign.
+        """
+        return sizing_of(self.campaign, train)
 
     def later_seconds(self, splits: Mapping[str, CocoSplit]) -> dict[str, float]:
         """Stage after the training -> estimated seconds; of the schedule, if there is one."""
@@ -297,6 +305,11 @@ class Reproduction:
             tell=log.info,
             progress=lambda step: bar(*BARS[step]),
         )
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol of a file after fine-tuning."""
+        return self.campaign.decision
 
     @property
     def deployment(self) -> Deployment:

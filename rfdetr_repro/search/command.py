@@ -155,22 +155,7 @@ def parser() -> argparse.ArgumentParser:
     run = arguments.add_argument_group("where the search runs")
     add_device(run, "of the passes over the images")
     add = run.add_argument
-    add(
-        "--workers",
-        choices=("ray",),
-        help="distribute the work over machines or cores with Ray, see docs/many_machines.md "
-        "(default: work in this process)",
-    )
-    add(
-        "--address",
-        help="address of a running Ray cluster, HOST:PORT or auto (default: start a cluster on "
-        "this machine)",
-    )
-    add(
-        "--worker-count",
-        type=whole(1, MOST_PROCESSES),
-        help="largest number of workers (default: as many as fit)",
-    )
+    add_workers(run, "the work is divided over machines or cores")
     add(
         "--plan",
         action="store_true",
@@ -230,12 +215,33 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         protocols=decided_by(args.mode),
         confirm_on=tuple(wanted),
         device=args.device,
-        workers=_workers(args),
+        workers=workers_of(args),
         front=front_of(args),
         force=args.force,
         command=words,
         tell=log.info,
         progress=lambda step: _bar,
+    )
+
+
+def add_workers(arguments: argparse._ActionsContainer, use: str) -> None:
+    """Adds ``--workers``, ``--address`` and ``--worker-count``; ``use``: what the workers do."""
+    add = arguments.add_argument
+    add(
+        "--workers",
+        choices=("ray",),
+        help=f"work on many machines with Ray, see docs/many_machines.md: {use} (default: work in "
+        "this process)",
+    )
+    add(
+        "--address",
+        help="address of a running Ray cluster, HOST:PORT or auto (default: start a cluster on "
+        "this machine)",
+    )
+    add(
+        "--worker-count",
+        type=whole(1, MOST_PROCESSES),
+        help="largest number of workers (default: as many as fit)",
     )
 
 
@@ -270,7 +276,8 @@ def front_of(args: argparse.Namespace) -> Front | None:
     return Front(args.finetune_steps or FINETUNE_STEPS)
 
 
-def _workers(args: argparse.Namespace) -> Cluster | None:
+def workers_of(args: argparse.Namespace) -> Cluster | None:
+    """The workers that the arguments of :func:`add_workers` ask for; None for this process."""
     from .request import Cluster
 
     if args.workers is None:

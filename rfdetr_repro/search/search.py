@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,21 +144,41 @@ class Search:
         ``predicted``: the latency model's earlier prediction, which is added to Records of the
         deciding mode that have no prediction yet.
         """
+        known = {} if predicted is None else {arch: predicted}
+        return self.confirm_together([arch], splits, protocols, known)[arch]
+
+    def confirm_together(
+        self,
+        archs: Sequence[Arch],
+        splits: Sequence[CocoSplit],
+        protocols: Sequence[Protocol],
+        predicted: Mapping[Arch, Latency],
+    ) -> dict[Arch, list[Record]]:
+        """:meth:`confirm` of several architectures, whose latencies are measured in turns, so that
+        the state of the machine is the same for all.
+        """
         deployed = self.deployed
         threads = protocols[0].threads
-        row = Row(
-            deployed.file(arch), lambda build: deployed.open(arch, threads, build), tuple(splits)
-        )
+        rows = {
+            arch.key: Row(deployed.file(arch), partial(deployed.open, arch, threads), tuple(splits))
+            for arch in archs
+        }
         context = self.context
         watch = self.watched and self.watched.watch
         if self.watched is not None:
             context = replace(context, machine=self.watched.machine)
         outcome = confirm_all(
-            {arch.key: row}, protocols, self.store, context=context, watch=watch, twin="once"
+            rows, protocols, self.store, context=context, watch=watch, twin="once"
         )
         for failure in outcome.failures.values():
             raise failure
-        return [self._with_prediction(record, predicted) for record in outcome.records[arch.key]]
+        return {
+            arch: [
+                self._with_prediction(record, predicted.get(arch))
+                for record in outcome.records[arch.key]
+            ]
+            for arch in archs
+        }
 
     def _with_prediction(self, record: Record, predicted: Latency | None) -> Record:
         decided = record.protocol is not None and record.protocol.short == self.decision.short

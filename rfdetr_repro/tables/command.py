@@ -26,6 +26,7 @@ from rfdetr_repro.spec.errors import InputError
 from .answer import Answer, answer
 from .answer_table import answer_table, for_paper
 from .campaign import campaign_tables
+from .data_sets import data_sets_tables
 from .format import FORMATS, Table, render
 from .join import Measured
 from .missing import Here
@@ -44,10 +45,15 @@ OWN = {
     "sensitivity": sensitivity_tables,
     "rivals": rivals_tables,
     "parts": parts_tables,
+    "rf100": data_sets_tables,
 }
 # why a table of OWN is empty, and what fills it, where that is not a campaign
 _NOTHING = {
     "parts": ("no Record holds parts of a latency", "measure them: bench --parts 1080x1920"),
+    "rf100": (
+        "no Record compares searches on several data sets",
+        "run them: rf100 --data DIR --out OUT",
+    ),
 }
 CHOICES = (*TABLES, *OWN, "all")
 # camera-ready numbers that version 1 does not have
