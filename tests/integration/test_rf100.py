@@ -30,7 +30,7 @@ from rfdetr_repro.tables.command import build_tables
 
 SPACE = SearchSpace((48, 64), (16,), (1, 2), (0, 2), (3, 10))
 QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)
-NAMES = ("bees", "cracks", "dials")
+NAMES = ("bees", "cracks")
 
 
 class Killed(BaseException):
@@ -78,7 +78,7 @@ def request(folder: Path, **changes: Any) -> runner.Request:
     )
     # a wide tolerance: latencies of a loaded machine decide nothing here
     wanted = Wanted(TINY.arch, tolerance=0.99)
-    return replace(runner.Request(campaign, wanted, folder, "three", "test"), **changes)
+    return replace(runner.Request(campaign, wanted, folder, "both", "test"), **changes)
 
 
 def go(asked: runner.Request, root: Path) -> runner.Outcome:
@@ -146,7 +146,7 @@ def test_means_are_over_all_data_sets(finished: runner.Outcome) -> None:
     for record in found:
         expected = sum(one.ap(record.model.variant) for one in results) / len(NAMES)
         assert record.accuracy.ap == pytest.approx(expected)
-        assert record.data.name == "three" and record.data.split.startswith(DECIDING)
+        assert record.data.name == "both" and record.data.split.startswith(DECIDING)
         assert len(record.parts) == len(NAMES)
 
 
@@ -182,32 +182,34 @@ def test_other_settings_need_another_folder(
 
 
 def test_a_failing_data_set_does_not_stop_the_others(
-    benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: runner.Outcome,
+    benchmark_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One cannot be read, one fails while it runs: each is one line, and the third has a result."""
-    root = tmp_path / "some"
+    """One is finished, one cannot be read, one fails while it runs: the last two are one line."""
+    root = tmp_path / "three"
     shutil.copytree(benchmark_folder, root)
-    (root / "bees" / "valid" / "_annotations.coco.json").write_text('{"images": [')
-    real = runner.Work._run
+    shutil.copytree(root / "bees", root / "dials")
+    (root / "dials" / "valid" / "_annotations.coco.json").write_text('{"images": [')
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    shutil.rmtree(out / "cracks")
 
-    def run(self: runner.Work, item: Any, folder: Path) -> None:
-        if item.name == "cracks":
-            raise ZeroDivisionError("of the test\nsecond line")
-        real(self, item, folder)
+    def fail(self: runner.Work, item: Any, folder: Path) -> None:
+        raise ZeroDivisionError("of the test\nsecond line")
 
-    monkeypatch.setattr(runner.Work, "_run", run)
-    asked = request(tmp_path / "out")
-    asked = replace(asked, campaign=replace(asked.campaign, finetune_steps=0))
-    outcome = go(asked, root)
+    monkeypatch.setattr(runner.Work, "_run", fail)
+    outcome = go(request(out), root)
     lines = dict(outcome.failed)
-    assert set(lines) == {"bees", "cracks"} and all("\n" not in one for one in lines.values())
-    assert "bees" in lines["bees"] and "ZeroDivisionError: of the test" in lines["cracks"]
-    assert "Traceback" in (tmp_path / "out" / "cracks" / runner.ERROR).read_text()
-    results = results_of(outcome.records)
-    assert [one.name for one in results] == ["dials"]
-    assert set(results[0].of) == {"fixed architecture", "nas"}
+    assert set(lines) == {"cracks", "dials"} and all("\n" not in one for one in lines.values())
+    assert "dials" in lines["dials"] and "ZeroDivisionError: of the test" in lines["cracks"]
+    assert "Traceback" in (out / "cracks" / runner.ERROR).read_text()
+    assert [one.name for one in results_of(outcome.records)] == ["bees"]
+    assert not any(record.source == MEAN for record in outcome.records)
 
 
+@pytest.mark.parity
 def test_workers_of_ray_do_the_same(benchmark_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     asked = request(tmp_path / "out", cluster=Cluster(count=1))
@@ -222,7 +224,7 @@ def test_folders_of_data_sets_are_found(benchmark_folder: Path, tmp_path: Path) 
     assert [one.name for one in found] == list(NAMES)
     assert find_data_sets([benchmark_folder / "bees"])[0].root == benchmark_folder / "bees"
     (benchmark_folder / ".cache").mkdir(exist_ok=True)
-    assert len(find_data_sets([benchmark_folder])) == 3
+    assert len(find_data_sets([benchmark_folder])) == 2
     with pytest.raises(InputError, match="two data sets are called bees"):
         find_data_sets([benchmark_folder, benchmark_folder / "bees"])
     with pytest.raises(InputError, match="no such data set"):
@@ -260,7 +262,9 @@ def test_common_settings(benchmark_folder: Path) -> None:
     found = [check_data_set(source, 16) for source in find_data_sets([benchmark_folder])]
     made = [
         replace(one, sizing=replace(one.sizing, resolution=side, queries=queries))
-        for one, (side, queries) in zip(found, ((128, 25), (192, 100), (320, 50)), strict=True)
+        for one, (side, queries) in zip(
+            [*found, found[0]], ((128, 25), (192, 100), (320, 50)), strict=True
+        )
     ]
     common = runner.common_sizing(made)
     assert (common.resolution, common.queries) == (192, 100)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STAGES = ("data", "train", "latency", "search", "confirm", "finetune")
 
 @dataclass(frozen=True)
 class Wanted:
@@ -70,9 +71,11 @@ class DataSetRun(Reproduction):
         """Runs the stages, and keeps the Records of the fixed architecture, of the found one and of
         the found one after fine-tuning, on val and test.
         """
+        tunes = self.campaign.finetune_steps > 0
+        self.stages.names = STAGES if tunes else STAGES[:-1]
         splits = self.stages.run("data", "reading the data set", self.data)
         self.follow_data(splits)
-        self.stages.of(self.campaign)
+        self.stages.later_steps = self.campaign.finetune_steps
         sizing = Sizing.from_json(self.stages.rows["sizing.result"])
         self.train(splits, sizing)
         run = self.search(splits)
@@ -80,7 +83,7 @@ class DataSetRun(Reproduction):
             confirmed = self.find(run)[1]
         found = self._best(confirmed)
         records = [*self._of(confirmed, self._wanted.fixed, FIXED), *self._of(confirmed, found)]
-        if self.campaign.finetune_steps:
+        if tunes:
             recipe = finetuning(self.campaign)
             title = f"fine-tuning {found.key}"
             tuned = self.stages.run(
