@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rfdetr_repro.records.record import FINE_TUNING, TUNED
+from rfdetr_repro.records.data_sets import FOUND
+from rfdetr_repro.records.record import FINE_TUNING, FIXED, TUNED
 from rfdetr_repro.spec.errors import InputError
 
+from .data_sets import PER_LOCATION, OverDataSets, SizeOnLocations
 from .pairs import (
     SHARED,
     STUDY,
@@ -26,8 +28,9 @@ from .pairs import (
 
 AP = "AP"
 LATENCY = "latency"
-UNITS = {AP: "points", LATENCY: "%"}
+UNITS = {AP: "points", LATENCY: "%", PER_LOCATION: "% of the image per patch"}
 ALONE = "trained alone"
+_RF100 = "rfdetr-repro rf100 --data DIR --out OUT"
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,14 @@ CLAIMS: tuple[Claim, ...] = (
                 of_training=True,
                 command="rfdetr-repro finetune --model RUN --arch KEY --data DIR --out OUT",
             ),
+            Comparison(
+                "3.2",
+                "found and fine-tuned, against found, over data sets",
+                GAIN,
+                OverDataSets(FOUND, TUNED),
+                of_training=True,
+                command=_RF100,
+            ),
         ),
     ),
     Claim(
@@ -292,10 +303,19 @@ CLAIMS: tuple[Claim, ...] = (
                 "7.1",
                 "searched for each data set, against one architecture, over data sets",
                 GAIN,
-                None,
+                OverDataSets(FIXED, FOUND),
                 of_training=True,
-                command="rfdetr-repro mean --name NAME RUNS --size N --target-ms 2.3 --out FILE",
-                missing="needs a finished run on each of several data sets",
+                command=_RF100,
+            ),
+            Comparison(
+                "7.2",
+                "size of objects, on spatial locations of the found architecture (a line through "
+                "the data sets)",
+                Expected("smaller objects get more locations: a slope below 0", most=0),
+                SizeOnLocations(),
+                measure=PER_LOCATION,
+                of_training=True,
+                command=_RF100,
             ),
         ),
     ),

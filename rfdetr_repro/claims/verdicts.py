@@ -19,6 +19,7 @@ from rfdetr_repro.records.seeds import seeded_mean
 from rfdetr_repro.spec.metrics import decimals, plural
 
 from .catalog import AP, CLAIMS, Claim, Comparison, Expected
+from .data_sets import Across, OverDataSets, SizeOnLocations
 from .pairs import Pair, Scale, has_resamples
 
 HOLDS = "holds at this scale"
@@ -88,11 +89,25 @@ def judged(records: Sequence[Record], claims: Sequence[Claim] | None = None) -> 
 
 def findings(comparison: Comparison, records: Sequence[Record]) -> list[Finding]:
     """The findings of a comparison, one per data set and split; a single NOT_RUN without pairs."""
+    if isinstance(comparison.pairing, (OverDataSets, SizeOnLocations)):
+        return _over_data_sets(comparison, comparison.pairing.across(records))
     by_scale: dict[Scale, list[Pair]] = {}
     if comparison.pairing is not None:
         for pair in comparison.pairing.pairs(records):
             by_scale.setdefault(_scale(comparison, pair), []).append(pair)
     found = [_finding(comparison, scale, pairs) for scale, pairs in by_scale.items()]
+    return found or [Finding(comparison, NOT_RUN, reason=comparison.missing)]
+
+
+def _over_data_sets(comparison: Comparison, effects: Sequence[Across]) -> list[Finding]:
+    """The findings over data sets, each of which has trainings of its own."""
+    found = []
+    for one in effects:
+        effect = Effect(one.value, one.low, one.high, one.over)
+        word = UNDECIDED
+        if one.low is not None and one.high is not None:
+            word = word_of(comparison.expected, one.low, one.high)
+        found.append(Finding(comparison, word, one.scale, effect, one.sets, one.over))
     return found or [Finding(comparison, NOT_RUN, reason=comparison.missing)]
 
 

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 STAGES = ("data", "train", "latency", "search", "confirm", "finetune")
 
+
 @dataclass(frozen=True)
 class Wanted:
     """What is done with each data set.

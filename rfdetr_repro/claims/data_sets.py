@@ -1,0 +1,123 @@
+"""Comparisons whose unit of observation is a data set, from the Records of ``rf100``. No torch
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rfdetr_repro.records.data_sets import (
+    DECIDING,
+    FEWEST,
+    LOCATIONS,
+    OBJECT_SIZE,
+    SetResult,
+    mean_gain,
+    regressions,
+    results_of,
+)
+from rfdetr_repro.records.record import Record
+
+from .pairs import Pair, Scale
+
+PER_LOCATION = "slope"  # a measure: % of the image per patch along a side
+
+
+class Across(NamedTuple):
+    """An effect over ``sets`` data sets with the ends of its 95 % interval, or why it has none."""
+
+    scale: Scale
+    value: float
+    low: float | None
+    high: float | None
+    sets: int
+    over: str
+
+
+@dataclass(frozen=True)
+class OverDataSets:
+    """Two variants on each data set: the second, against the first."""
+
+    first: str
+    second: str
+
+    def pairs(self, records: Sequence[Record]) -> list[Pair]:
+        """One pair per data set that has both."""
+        return [
+            Pair(one.of[self.first], one.of[self.second])
+            for one in results_of(records)
+            if one.gain(self.first, self.second) is not None
+        ]
+
+    def across(self, records: Sequence[Record]) -> list[Across]:
+        """The mean paired difference in points, of composed and of real data sets apart."""
+        found = []
+        for results in _kinds(results_of(records)):
+            if (mean := mean_gain(results, self.first, self.second)) is None:
+                continue
+            one, sets = mean
+            found.append(_across(results, one.value, one.low, one.high, sets, one.told))
+        return found
+
+
+@dataclass(frozen=True)
+class SizeOnLocations:
+    """The line of version 2's Table 17 that is beyond chance there: sizes of objects, on spatial
+    locations of the found architecture.
+    """
+
+    def pairs(self, records: Sequence[Record]) -> list[Pair]:
+        """None: a line is no pair of Records."""
+        return []
+
+    def across(self, records: Sequence[Record]) -> list[Across]:
+        """The slope in percent of the image per patch along a side, of composed and of real data
+        sets apart.
+        """
+        found = []
+        for results in _kinds(results_of(records)):
+            line = next(
+                one
+                for one in regressions(results)
+                if (one.statistic, one.knob) == (OBJECT_SIZE, LOCATIONS)
+            )
+            if line.slope is None or line.low is None or line.high is None:
+                found.append(_across(results, 0.0, None, None, line.sets, line.told))
+                continue
+            ends = 100 * line.low, 100 * line.high
+            found.append(_across(results, 100 * line.slope, *ends, line.sets, ""))
+        return found
+
+
+def _across(
+    results: Sequence[SetResult],
+    value: float,
+    low: float | None,
+    high: float | None,
+    sets: int,
+    told: str,
+) -> Across:
+    scale = Scale(f"{sets} data sets", DECIDING, _images(results), _composed(results[0]))
+    if sets < FEWEST or low is None:
+        reason = told or f"{sets} data sets, and a verdict needs {FEWEST}"
+        return Across(scale, value, None, None, sets, reason)
+    return Across(scale, value, low, high, sets, f"interval over {sets} data sets")
+
+
+def _kinds(results: Sequence[SetResult]) -> list[list[SetResult]]:
+    groups: dict[bool, list[SetResult]] = {}
+    for one in results:
+        groups.setdefault(_composed(one), []).append(one)
+    return list(groups.values())
+
+
+def _composed(result: SetResult) -> bool:
+    return any(one.data is not None and one.data.synthetic for one in result.of.values())
+
+
+def _images(results: Sequence[SetResult]) -> int | None:
+    counts = [next(iter(one.of.values())).data for one in results]
+    known = [data.num_images for data in counts if data is not None and data.num_images]
+    return sum(known) if len(known) == len(results) else None
