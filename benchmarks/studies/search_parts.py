@@ -3,7 +3,7 @@
     python -m benchmarks.studies.search_parts --out results/search_cost.jsonl [--only NAME ...]
 
 A part is one unit of work on one thread: one picture decoded, one picture resized, one
-configuration scored on COCO's 5,000 images, one image of one configuration resampled for a race,
+configuration scored on 1,000 images, one image of one configuration resampled for a race,
 one exported file, and one image through the least, the median and the most expensive backbone with
 all decoders that share it, as ``search --plan`` times them. Times are CPU times of this process, so
 that other programs of the machine disturb them little; the median of the repeats is stored, with
@@ -50,9 +50,10 @@ IMAGES = 5000
 COCO_CLASSES = 80
 PICTURE_HW = (480, 640)
 RESAMPLED_IMAGES = 200
+SCORED_IMAGES = 1000  # whose time grows in proportion: 5,000 need several GiB
 DECODING = "decoding of a picture of 480x640"
 RESIZING = "resizing of a picture to {side} px"
-SCORING = "COCO evaluation of a configuration on 5,000 images"
+SCORING = "COCO evaluation of a configuration, 1,000 images"
 DECIDING = "resampled AP of a configuration, per image, 200 resamples"
 EXPORTING = "export of a file"
 PASSING = "shared pass of an image, {which} backbone"
@@ -93,7 +94,7 @@ def parts() -> Iterator[Part]:
     yield Part(EXPORTING, lambda: _exporting(middle), 6, middle)
     for which, index in zip(PASSES, (0, len(ordered) // 2, -1), strict=True):
         flops, group = ordered[index]
-        repeats = 2 if index == -1 else 6
+        repeats = 1 if index == -1 else 6
         yield Part(
             PASSING.format(which=which),
             lambda group=group: _passing(group),
@@ -132,7 +133,7 @@ def _deciding() -> Callable[[], object]:
 
 def _scoring() -> Callable[[], object]:
     with tempfile.TemporaryDirectory() as folder:
-        split = make_split(Path(folder), IMAGES)
+        split = make_split(Path(folder), SCORED_IMAGES)
     detections = make_detections(split, max(PAPER_SPACE.queries), masks=False)
     evaluator = CocoEvaluator(split)
     # the annotations' side is made once for all configurations
@@ -176,10 +177,10 @@ def _passing(group: Sequence[Arch]) -> Callable[[], object]:
 
 def measured(part: Part, command: str) -> Record:
     """Runs a part on one thread and returns its Record. The first run is not timed, because it
-    allocates memory; a part of two repeats has no such run, because it takes minutes.
+    allocates memory; the most expensive pass has no such run, because it takes minutes.
     """
     work = part.make()
-    if part.repeats > 2:
+    if part.repeats > 1:
         work()
     times = []
     for _ in range(part.repeats):

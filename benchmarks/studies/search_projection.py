@@ -1,45 +1,82 @@
-"""What searching the paper's space on a T4 would take, from counted operations, published rates and
-parts measured here.
+"""What searching the paper's space on a T4 would take, part by part: from counted operations,
+published rates, stated assumptions, and the parts that benchmarks/studies/search_parts.py timed.
 
-    python -m benchmarks.studies.search_projection [--race-passes 0.35] \
-        [--engine-minutes 6] [--out docs/search_cost.md]
+    python -m benchmarks.studies.search_projection --records results/search_cost.jsonl \
+        [--out docs/search_cost.md]
 
 Operations: our counter, which gives the printed GFLOPs of every released size. Rate: the slowest of
 the paper's own RF-DETR rows (GFLOPs over TensorRT FP16 latency, Table 2) as a part of the card's
 FP16 peak, applied to its FP32 peak, because passes run in float32: a batch of images in PyTorch
-should do no worse. COCO evaluation and the resampled AP that a race decides by are timed here, on
-made-up annotations with val2017's statistics; the former can be given, where this machine is not
-quiet. Minutes of an engine and the race's share of the passes are arguments: the former bounds
-TensorRT's build and the short protocol, the latter is what benchmarks/studies/race.py prints.
+should do no worse. Times of the CPU are those of this machine, one thread. What a T4 would do and
+nobody here has seen is an argument. Each row of the page is stored as a Record with a modelled time
+beside the timed parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.studies.coco_data import make_detections, make_split
-from rfdetr_repro.evaluation.coco import CocoEvaluator
+import numpy as np
+
+from benchmarks.studies.search_parts import (
+    CAMPAIGN,
+    DECIDING,
+    DECODING,
+    EXPORTING,
+    IMAGES,
+    PASSES,
+    PASSING,
+    RESIZING,
+    SCORED_IMAGES,
+    SCORING,
+    SIDES,
+    groups,
+)
 from rfdetr_repro.paper.published import published_rows
-from rfdetr_repro.search.engines import Fit
-from rfdetr_repro.search.evaluation import by_backbone
-from rfdetr_repro.search.plan import Job, decisions_s, group_flops
-from rfdetr_repro.search.race import Rules
-from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.records.record import Latency, ModelId, Record
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.search.plan import _rounds_s
+from rfdetr_repro.search.race import Rules, stage_ends
+from rfdetr_repro.search.rounds import short_form
+from rfdetr_repro.spec.campaign import COCO
+from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
-from rfdetr_repro.spec.protocol import DECISION
 
-IMAGES = 5000
-COCO_CLASSES = 80
 # peak operations a second, NVIDIA's T4 data sheet
 T4_FP16 = 65e12
 T4_FP32 = 8.1e12
 PUBLISHED_HOURS = 10_000  # of one T4, for all configurations (v2 Appendix)
+ON_T4 = "a T4, projected"
+ON_CPU = "one CPU thread, projected"
+HOUR_MS = 3.6e6
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is assumed of a T4 and of the search; nothing here was measured on a T4."""
+
+    build_s: float  # building a TensorRT engine
+    engines: int  # of the latency model
+    candidates: int  # confirmed configurations
+    builds: int  # of each confirmed file
+    file_ms: float  # latency of a confirmed file, mean over the frontier
+    race_passes: float  # share of the passes and evaluations that a race makes
+
+
+class Row(NamedTuple):
+    """A row of the page; ``hours`` is None for a row that is no time."""
+
+    name: str
+    figure: str
+    origin: str
+    hours: float | None = None
+    where: str = ""
 
 
 def published_share() -> float:
@@ -50,143 +87,335 @@ def published_share() -> float:
     )
 
 
-def evaluation_seconds(masks: bool) -> float:
-    """One evaluation of 5,000 images x 300 detections on this machine."""
-    with tempfile.TemporaryDirectory() as folder:
-        split = make_split(Path(folder), IMAGES)
-    detections = make_detections(split, 300, masks)
-    evaluator = CocoEvaluator(split)
-    # the annotations' side is made once for all configurations
-    evaluator.accuracy(detections, "segm" if masks else "bbox")
-    started = time.perf_counter()
-    evaluator.accuracy(detections, "segm" if masks else "bbox")
-    return time.perf_counter() - started
+def parts_of(records: Sequence[Record]) -> dict[str, Latency]:
+    """Name -> time of the timed parts. Raises :class:`InputError` where a part is missing."""
+    found = {
+        str(record.model.variant): record.latency
+        for record in records
+        if record.campaign == CAMPAIGN and record.latency and record.latency.method == "measured"
+    }
+    needed = [
+        DECODING,
+        SCORING,
+        DECIDING,
+        EXPORTING,
+        *(RESIZING.format(side=side) for side in SIDES),
+        *(PASSING.format(which=which) for which in PASSES),
+    ]
+    if missing := [name for name in needed if name not in found]:
+        raise InputError(
+            f"no time of {missing[0]}",
+            "--records",
+            "python -m benchmarks.studies.search_parts --out FILE",
+        )
+    return found
 
 
-def page(args: argparse.Namespace) -> str:
-    """The text of docs/search_cost.md."""
-    engine_minutes = args.engine_minutes
-    engines = args.engines
-    candidates = args.candidates
-    builds = args.builds
-    race_passes = args.race_passes
-    model = PAPER_SUPERNET.model
-    groups = list(by_backbone(PAPER_SPACE.check()))
-    shared = sum(group_flops(model, group) for group in groups)
-    alone = sum(total_flops(model, arch, "eager") for group in groups for arch in group)
-    share = published_share()
-    seconds = args.evaluation_seconds or evaluation_seconds(masks=False)
-    rate = share * T4_FP32
+def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
+    """The rows of the page."""
+    known = groups()
+    shared = sum(flops for flops, _ in known)
+    alone = sum(
+        total_flops(PAPER_SUPERNET.model, arch, "eager") for _, group in known for arch in group
+    )
     size = len(PAPER_SPACE)
+    share = published_share()
+    rate = share * T4_FP32
+    per_second = 1e-3 / 3600  # hours of a millisecond
+
+    def ms(name: str) -> float:
+        return parts[name].median_ms
+
     passes = shared * IMAGES / rate / 3600
-    scoring = size * seconds / 3600
-    latency = engines * engine_minutes / 60
-    job = Job(PAPER_SPACE, IMAGES, Fit(engines), candidates, (DECISION,), Rules())
-    deciding = decisions_s(job, COCO_CLASSES) / 3600
-    confirming = candidates * builds * engine_minutes / 60
-    rows = [
-        (
-            "operations of one image through every configuration, one by one",
+    here = _passes_here(parts, known) * IMAGES * per_second
+    decoding = IMAGES * ms(DECODING) * per_second
+    resizing = _resizing_ms(parts, known) * IMAGES * per_second
+    scored_ms = ms(SCORING) * IMAGES / SCORED_IMAGES
+    scoring = size * scored_ms * per_second
+    *stages, last = stage_ends(IMAGES, Rules())
+    deciding = size * ms(DECIDING) * (sum(stages) + last / Rules().resamples) * per_second
+    protocols = COCO.protocols
+    short_s = _rounds_s(short_form(COCO.decision))
+    engine_s = ms(EXPORTING) / 1e3 + assumed.build_s + short_s
+    latency = assumed.engines * engine_s / 3600
+    full_s = sum(
+        min(one.timeout_s, one.max_samples * (one.buffer_ms + assumed.file_ms) / 1e3)
+        for one in protocols
+    )
+    file_s = IMAGES * (assumed.file_ms + ms(DECODING) + ms(RESIZING.format(side=640))) / 1e3
+    candidate_s = (
+        ms(EXPORTING) / 1e3 + assumed.builds * (assumed.build_s + full_s) + file_s + scored_ms / 1e3
+    )
+    confirming = assumed.candidates * candidate_s / 3600
+    whole = passes + decoding + resizing + scoring + latency + confirming
+    raced = whole - (1 - assumed.race_passes) * (passes + resizing + scoring) + deciding
+    single = (
+        alone * IMAGES / rate / 3600
+        + size * (scored_ms + IMAGES * ms(RESIZING.format(side=640))) * per_second
+        + size * engine_s / 3600
+    )
+    of_pass = ", ".join(f"{ms(PASSING.format(which=which)) / 1e3:,.3g} s" for which in PASSES)
+    return [
+        Row(
+            "operations of one image, one by one",
             f"{alone / 1e12:,.0f} TFLOP",
-            "counted",
+            f"counted, {size:,} configurations",
         ),
-        (
-            f"the same, shared: {len(groups)} backbones",
+        Row(
+            "the same, shared",
             f"{shared / 1e12:,.1f} TFLOP, {alone / shared:.1f}x fewer",
-            "counted",
+            f"counted, {len(known)} backbones",
         ),
-        (
-            "rate in float32",
+        Row(
+            "rate of a T4 in float32",
             f"{rate / 1e12:.2f} TFLOP/s",
-            f"{share:.0%} of a T4's peak, the lowest of Table 2's RF-DETR rows",
+            f"**assumed**: {share:.0%} of the peak, the lowest of Table 2's RF-DETR rows in FP16",
         ),
-        (
-            f"all passes, {IMAGES:,} images",
-            f"{passes:.0f} h",
+        Row(
+            f"passes, {IMAGES:,} images",
+            f"{passes:.1f} h of GPU",
             f"{shared / 1e12:,.1f} x {IMAGES:,} / {rate / 1e12:.2f} / 3,600",
+            passes,
+            ON_T4,
         ),
-        (
+        Row(
+            "decoding of the pictures",
+            f"{60 * decoding:.1f} min of CPU",
+            f"{IMAGES:,} x {ms(DECODING):.2f} ms, once: decoded pictures stay in memory",
+            decoding,
+            ON_CPU,
+        ),
+        Row(
+            "resizing of the pictures",
+            f"{resizing:.1f} h of CPU",
+            f"{len(known)} backbones x {IMAGES:,}, {ms(RESIZING.format(side=SIDES[0])):.2f} ms at "
+            f"{SIDES[0]} px to {ms(RESIZING.format(side=SIDES[-1])):.2f} ms at {SIDES[-1]} px",
+            resizing,
+            ON_CPU,
+        ),
+        Row(
             "COCO evaluation of all configurations",
             f"{scoring:.1f} h of CPU",
-            f"{size:,} x {seconds:.2f} s, timed {'earlier' if args.evaluation_seconds else 'here'}",
+            f"{size:,} x {scored_ms / 1e3:.2f} s, five times that of {SCORED_IMAGES:,} images",
+            scoring,
+            ON_CPU,
         ),
-        (
+        Row(
             "latency model",
-            f"{latency:.1f} h",
-            f"{engines} engines x {engine_minutes:g} min, an argument",
+            f"{latency:.1f} h of GPU",
+            f"{assumed.engines} engines x ({ms(EXPORTING) / 1e3:.1f} s of export, "
+            f"{assumed.build_s:.0f} s to build, **assumed**, {short_s:.0f} s of samples at most)",
+            latency,
+            ON_T4,
         ),
-        (
+        Row(
             "confirmation",
-            f"{confirming:.1f} h",
-            f"{candidates} candidates x {builds} builds x {engine_minutes:g} min",
+            f"{confirming:.1f} h of GPU",
+            f"{assumed.candidates} files x ({assumed.builds} builds of {assumed.build_s:.0f} s and "
+            f"{full_s:.0f} s of samples, AP of the file on {IMAGES:,} images in {file_s:.0f} s at "
+            f"{assumed.file_ms:g} ms, **assumed**)",
+            confirming,
+            ON_T4,
         ),
-    ]
-    whole = passes + scoring + latency + confirming
-    raced = whole - (1 - race_passes) * (passes + scoring) + deciding
-    rows += [
-        (
-            "decisions of a race",
-            f"{deciding:.1f} h of CPU",
-            f"{Rules().resamples} resamples, all {size:,} at every stage, timed here",
-        ),
-        (
+        Row(
             "**whole search, exhaustive**",
             f"**{whole:.0f} h**",
             f"sum; {PUBLISHED_HOURS / whole:,.0f} times less than published",
+            whole,
+            ON_T4,
         ),
-        (
+        Row(
+            "decisions of a race",
+            f"{deciding:.1f} h of CPU",
+            f"{ms(DECIDING) * 1e3:.0f} us for an image of a configuration, {Rules().resamples} "
+            f"resamples, as if no configuration left",
+            deciding,
+            ON_CPU,
+        ),
+        Row(
             "**whole search, race**",
             f"**{raced:.0f} h**",
-            f"{race_passes:.0%} of passes and evaluations, and the decisions",
+            f"{assumed.race_passes:.0%} of passes, resizing and evaluation, **assumed** from 162 "
+            f"configurations, and the decisions",
+            raced,
+            ON_T4,
+        ),
+        Row(
+            "the same configurations, one by one",
+            f"{single:,.0f} h",
+            "operations one by one at the same rate, resizing, evaluation, and an engine for each",
+            single,
+            ON_T4,
+        ),
+        Row(
+            "passes on this machine instead, one thread",
+            f"{here:,.0f} h",
+            f"as `search --plan` does: {of_pass} an image through the least, the median and the "
+            f"most expensive backbone, interpolated over operations",
+            here,
+            ON_CPU,
         ),
     ]
-    table = "\n".join(f"| {name} | {figure} | {origin} |" for name, figure, origin in rows)
+
+
+def _passes_here(parts: Mapping[str, Latency], known: Sequence[tuple[float, object]]) -> float:
+    """Milliseconds of one image through all backbones, interpolated between the timed."""
+    costs = [flops for flops, _ in known]
+    at = [costs[0], costs[len(costs) // 2], costs[-1]]
+    times = [parts[PASSING.format(which=which)].median_ms for which in PASSES]
+    return float(np.interp(costs, at, times).sum())
+
+
+def _resizing_ms(parts: Mapping[str, Latency], known: Sequence[tuple[float, list]]) -> float:
+    """Milliseconds of one picture for all backbones, interpolated over pixels."""
+    pixels = [side * side for side in SIDES]
+    times = [parts[RESIZING.format(side=side)].median_ms for side in SIDES]
+    inputs = [group[0].input_hw for _, group in known]
+    return float(np.interp([high * wide for high, wide in inputs], pixels, times).sum())
+
+
+def record_of(row: Row) -> Record:
+    """The row as a Record with a modelled time."""
+    name = row.name.strip("*")
+    return Record(
+        "cost",
+        ModelId("rfdetr", "rfdetr paper supernet", variant=name, weights="random"),
+        latency=Latency(HOUR_MS * (row.hours or 0.0), method="modelled"),
+        campaign=CAMPAIGN,
+        command="python -m benchmarks.studies.search_projection",
+        deployment=row.where,
+    )
+
+
+def page(rows: Sequence[Row], records: Sequence[Record], assumed: Assumed) -> str:
+    """The text of docs/search_cost.md."""
+    by_name = {row.name.strip("*"): row.hours or 0.0 for row in rows}
+    whole = by_name["whole search, exhaustive"]
+    single = by_name["the same configurations, one by one"]
+    size = len(PAPER_SPACE)
+    machine = next((r.machine for r in records if r.machine is not None), None)
+    cpu = "an unknown processor" if machine is None else machine.cpu
+    table = "\n".join(f"| {row.name} | {row.figure} | {row.origin} |" for row in rows)
+    published_min = 60 * PUBLISHED_HOURS / size
+    spread = "\n".join(
+        f"| {record.model.variant} | {_time(record.latency.median_ms)} | {_interval(record)} | "
+        f"{record.latency.num_samples} |"
+        for record in records
+        if record.latency is not None and record.latency.method == "measured"
+    )
     return f"""# What a search of the paper's space would take on a T4
 
-A projection, not a measurement: no T4 was at hand. \
-`python -m benchmarks.studies.search_projection` prints it; `python -m
-rfdetr_repro.search --plan` measures the passes of your own supernet on your own card instead. \
-The published search took about
-{PUBLISHED_HOURS:,} hours of a T4 for {size:,} configurations.
+A projection, not a measurement: no T4 was at hand. The published search took about \
+{PUBLISHED_HOURS:,} hours of a T4 for
+{size:,} configurations. Each part below is a Record of `results/search_cost.jsonl`: times of \
+the CPU were measured, times of the
+GPU are arithmetic on what is named as assumed.
+
+    python -m benchmarks.studies.search_parts --out results/search_cost.jsonl
+    python -m benchmarks.studies.search_projection --records results/search_cost.jsonl --out \
+docs/search_cost.md
+
+`rfdetr-repro search --plan` times the passes of your own supernet on your own machine instead.
 
 | what | figure | from |
 |---|---|---|
 {table}
 
-The passes are exact: what is shared is the backbone of configurations that differ in decoder \
-layers and queries only, and the
-first layers of a deeper decoder. Scoring runs on other cores during the passes \
-and is counted all the same.
-The race's share of passes and evaluations is what benchmarks/studies/race.py prints; \
-its decisions are counted as if nobody left.
+The sums count hours of GPU and of CPU alike, as if nothing ran at the same time. Passes are \
+exact: what is shared is the backbone of
+configurations that differ in decoder layers and queries only, and the first layers of a deeper \
+decoder.
+
+## Against the published {PUBLISHED_HOURS:,} hours
+
+| | published | here, one by one | here, shared |
+|---|---|---|---|
+| hours | about {PUBLISHED_HOURS:,} | {single:,.0f} | {whole:.0f} |
+| minutes for each configuration | {published_min:.0f} | {60 * single / size:.1f} | \
+{60 * whole / size:.2f} |
+| engines built | not stated | {size:,} | {assumed.engines} and \
+{assumed.candidates * assumed.builds} |
+| accuracy of | not stated | each configuration alone | all configurations of a backbone \
+together |
+| latency of | measured, 200 ms of waiting | measured | {assumed.engines} engines measured, the \
+others modelled; {assumed.candidates} measured again |
+
+- Sharing passes and modelling latencies are worth a factor of {single / whole:.0f} by these \
+parts.
+- Between the published figure and the same work one by one a factor of \
+{PUBLISHED_HOURS / single:.1f} remains. The paper does not say what
+  its hours contain. A wait of 200 ms before each of {IMAGES:,} images, if its accuracies were \
+measured through the
+  same buffered loop, would alone add {size * IMAGES * 0.2 / 3600:,.0f} h; whether that was done \
+is not known.
+- The latency of a configuration that was not confirmed is modelled here, which the published \
+search did not need.
+
+## What is assumed
+
+| assumption | value | why |
+|---|---|---|
+| rate of a T4 | {published_share():.0%} of its float32 peak of {T4_FP32 / 1e12:g} TFLOP/s | \
+Table 2's RF-DETR rows reach at least this part of the FP16 peak |
+| building a TensorRT engine | {assumed.build_s:.0f} s | not measured on a T4 |
+| latency of a confirmed file | {assumed.file_ms:g} ms | between Nano (2.3 ms) and 2XL (17 ms) \
+of Table 2 |
+| share of a race | {assumed.race_passes:.0%} | printed by `python -m benchmarks.studies.race` \
+for 162 configurations; that it carries over to {size:,} is not known |
+| engines, candidates, builds | {assumed.engines}, {assumed.candidates}, {assumed.builds} | the \
+campaign `coco`, with ten candidates more |
+
+## The parts that were measured
+
+CPU time of one thread on {cpu}, medians; the interval is the exact 95 % interval of the median \
+within one session, on a
+machine that other programs used too.
+
+| part | median | 95 % interval | repeats |
+|---|---|---|---|
+{spread}
 """
 
 
+def _time(ms: float) -> str:
+    return f"{ms / 1e3:.3g} s" if ms >= 1e3 else f"{ms:.3g} ms"
+
+
+def _interval(record: Record) -> str:
+    latency = record.as_latency().latency
+    if latency.ci_low_ms is None or latency.ci_high_ms is None:
+        return "too few repeats"
+    return f"{_time(latency.ci_low_ms)} to {_time(latency.ci_high_ms)}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes or prints the projection."""
+    """Writes or prints the projection, and stores its rows beside the timed parts."""
     parser = argparse.ArgumentParser("benchmarks/studies/search_projection.py", description=__doc__)
-    parser.add_argument(
-        "--race-passes", type=float, default=0.35, help="share of the passes that a race makes"
-    )
-    parser.add_argument(
-        "--engine-minutes",
-        type=float,
-        default=6.0,
-        help="build and short protocol of one TensorRT engine",
-    )
-    parser.add_argument("--engines", type=int, default=120, help="measured for the latency model")
-    parser.add_argument(
-        "--candidates", type=int, default=30, help="configurations confirmed by the full protocol"
-    )
-    parser.add_argument("--builds", type=int, default=3)
-    parser.add_argument(
-        "--evaluation-seconds",
-        type=float,
-        help="of one COCO evaluation, timed on a quiet machine before",
-    )
-    parser.add_argument("--out", type=Path)
+    add = parser.add_argument
+    add("--records", type=Path, required=True, help="Records of search_parts.py")
+    add("--build-seconds", type=float, default=300.0, help="of one TensorRT engine on a T4")
+    add("--engines", type=int, default=COCO.engines, help="measured for the latency model")
+    add("--candidates", type=int, default=30, help="confirmed by the full protocol")
+    add("--builds", type=int, default=COCO.buffered.builds)
+    add("--file-ms", type=float, default=8.0, help="latency of a confirmed file on a T4")
+    add("--race-passes", type=float, default=0.47, help="share of the passes that a race makes")
+    add("--out", type=Path)
     args = parser.parse_args(argv)
-    text = page(args)
+    assumed = Assumed(
+        args.build_seconds,
+        args.engines,
+        args.candidates,
+        args.builds,
+        args.file_ms,
+        args.race_passes,
+    )
+    store = Store(args.records)
+    records = [one for one in store.read() if one.campaign == CAMPAIGN]
+    rows = rows_of(parts_of(records), assumed)
+    text = page(rows, records, assumed)
+    timed = [one for one in records if one.latency and one.latency.method == "measured"]
+    kept = [*timed, *(record_of(row) for row in rows if row.hours is not None)]
+    write_atomic(args.records, "".join(one.to_json() + "\n" for one in kept))
     if args.out:
         write_atomic(args.out, text)
     print(text)
