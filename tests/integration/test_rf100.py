@@ -249,6 +249,10 @@ def test_all_is_checked_before_anything_is_spent(
         )
     with pytest.raises(InputError, match="steps and --time-budget"):
         main(["--data", "x", "--out", str(tmp_path / "a"), "--steps", "9", "--time-budget", "1h"])
+    before = tmp_path / "before.toml"
+    before.write_text('[pretraining]\ndata = "elsewhere"\n')
+    with pytest.raises(InputError, match="a campaign with a pretraining"):
+        main(["--data", "x", "--out", str(tmp_path / "a"), "--campaign", str(before)])
     root = tmp_path / "broken"
     shutil.copytree(benchmark_folder / "bees", root / "bees")
     (root / "bees" / "test" / "_annotations.coco.json").unlink()

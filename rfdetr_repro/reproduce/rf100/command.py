@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = Request(
         chosen,
         Wanted(fixed or chosen.preset.arch, args.target_ms, args.tolerance, args.quick),
-        args.out,
+        args.out.resolve(),  # workers have other current folders
         args.name or _name(args.data, found),
         command.strip(),
         cluster,
@@ -219,6 +219,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _chosen(args: argparse.Namespace) -> Campaign:
     """The campaign for one data set, by the arguments: boxes alone, as RF100-VL has them."""
     chosen = campaign(args.campaign)
+    if chosen.pretraining is not None:
+        raise InputError(
+            "a campaign with a pretraining, which would be done for each data set",
+            args.campaign,
+            "pretrain once with rfdetr-repro train, and name the result as weights",
+        )
     own = chosen.train
     if args.from_scratch:
         chosen = from_scratch(chosen)
@@ -249,6 +255,7 @@ def _chosen(args: argparse.Namespace) -> Campaign:
     other = args.backend is not None and args.backend != chosen.backend
     return replace(
         chosen,
+        data=None,  # each data set's own
         preset=replace(chosen.preset, model=replace(chosen.preset.model, masks=False)),
         train=own,
         metric="ap",

@@ -59,7 +59,9 @@ class Request:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run that goes on must not change."""
+        """What a run that goes on must not change. A time budget may change: it is shared by the
+        data sets, of which there may be more.
+        """
         campaign = self.campaign
         return {
             "wanted": asdict(self.wanted),
@@ -67,7 +69,6 @@ class Request:
             "preset": asdict(campaign.preset),
             "train": asdict(campaign.train),
             "weights": None if campaign.weights is None else campaign.weights.name,
-            "time_budget_s": campaign.time_budget_s,
             "finetune_steps": campaign.finetune_steps,
             "engines": campaign.engines,
             "candidates": campaign.candidates,
