@@ -2,7 +2,8 @@
 
     python -m rfdetr_repro.claims [--claim ID] [--format text|markdown|csv|latex|json] \
         [--records PATH] [--stated]
-    python -m rfdetr_repro.claims --run STUDY --out DIR [--data DIR] [--seeds N] [--steps N]
+    python -m rfdetr_repro.claims --run STUDY|all --out DIR [--data DIR] [--seeds N] [--steps N]
+        [--start random|backbone|weights] [--quick] [--plan]
 
 Printing needs no PyTorch; ``--run`` evaluates or trains models first.
 """
@@ -10,10 +11,23 @@ Printing needs no PyTorch; ``--run`` evaluates or trains models first.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from rfdetr_repro.claims.catalog import CLAIMS, STUDIES, claims_named
+from rfdetr_repro.claims.catalog import CLAIMS, claims_named
+from rfdetr_repro.claims.pairs import STUDY
+from rfdetr_repro.claims.studies import (
+    ALL,
+    BACKBONE,
+    DOMAIN,
+    QUICK_STEPS,
+    STARTS,
+    STEPS,
+    STUDIES,
+    Study,
+)
 from rfdetr_repro.claims.table import claims_table, commands_lines
 from rfdetr_repro.claims.verdicts import FEWEST_SEEDS, judged
 from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
@@ -21,18 +35,24 @@ from rfdetr_repro.paper.stated import statements
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arguments import (
+    MOST_PROCESSES,
     ArgumentParser,
     add_device,
     add_records,
-    add_steps,
     output_folder,
     whole,
 )
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 from rfdetr_repro.tables.command import load_records
 from rfdetr_repro.tables.format import FORMATS, render
 from rfdetr_repro.tables.screen import show, shows_colours, width
 from rfdetr_repro.tables.stated import stated_table
+
+if TYPE_CHECKING:
+    from rfdetr_repro.reproduce.claim_studies import StudyRequest
+
+log = logging.getLogger(__name__)
 
 MOST_SEEDS = 100
 SPLITS = ("train", "val")
@@ -53,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
             "claims --format csv",
             "claims --stated",
             "claims --run weights --out runs/claims",
-            "claims --run sharing --out runs/claims --seeds 3",
+            "claims --run sharing --out runs/claims --seeds 3 --steps 1000",
+            "claims --run all --out runs/claims --plan",
+            "claims --run all --out runs/quick --quick",
         ),
     )
     add = arguments.add_argument
@@ -80,11 +102,17 @@ def parser() -> argparse.ArgumentParser:
     study = arguments.add_argument_group(
         "study",
         "A study writes the Records that some claims need. The command then prints the verdicts "
-        "from these Records alone. A study that was stopped goes on when the command is repeated.",
+        "from these Records alone. A study that was stopped goes on when the command is repeated; "
+        "trainings and evaluations whose Records are stored elsewhere are not repeated.",
     )
     add = study.add_argument
     told = "; ".join(f"{one.id}: {one.words}" for one in STUDIES.values())
-    add("--run", metavar="STUDY", choices=tuple(STUDIES), help=f"study to run. {told}")
+    add(
+        "--run",
+        metavar="STUDY",
+        choices=(*STUDIES, ALL),
+        help=f"study to run, whose stored Records (--records) are used. {told}; {ALL}: all of them",
+    )
     add(
         "--out",
         type=output_folder,
@@ -98,10 +126,43 @@ def parser() -> argparse.ArgumentParser:
         help="number of trainings of each side, with the seeds 0 to N - 1; fewer than 3 decide "
         "nothing (default: 3)",
     )
-    add_steps(study, "number of optimizer steps of each training")
+    add(
+        "--steps",
+        type=whole(*TRAIN_WHOLE["steps"]),
+        metavar="N",
+        help=f"number of optimizer steps of each training (default: {STEPS}; {QUICK_STEPS} with "
+        "--quick)",
+    )
+    add(
+        "--start",
+        choices=tuple(STARTS),
+        help="what trainings start from: everything random, the backbone of the weights of the "
+        f"package, or these weights as a whole (default: {BACKBONE}); another backbone always "
+        "starts from random weights",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="a run through every study in minutes: short trainings, which decide next to nothing",
+    )
+    add(
+        "--plan",
+        action="store_true",
+        help="print what each study would cost on this machine, from a few measured steps, and end",
+    )
+    add(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        metavar="N",
+        help="processes that share each batch on a CPU (default: a number that suits cores and "
+        "batch)",
+    )
     add_device(study, "of trainings and evaluations")
     add_data_arguments(
-        arguments, "the data set of the package, composed in DIR/data of --out, without", SPLITS
+        arguments,
+        f"data sets of the package, composed in DIR/data of --out ({DOMAIN} of embedded-10 for "
+        "trainings, the embedded data set for given weights), without",
+        SPLITS,
     )
     return arguments
 
@@ -116,8 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stated:
         table = stated_table(statements())
     else:
-        claims = claims_named(args.claim, args.run)
-        records = _study(args, data, argv) if args.run else load_records(args.records)
+        claims = claims_named(args.claim, None if args.run == ALL else args.run)
+        if args.plan:
+            _plan(args, data)
+            return 0
+        records = _run(args, data, argv) if args.run else load_records(args.records)
         found = judged(records, claims)
         table = claims_table(found)
         lines = commands_lines(found) if text else []
@@ -129,10 +193,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace, data: DataSource | None) -> None:
     """Raises :class:`InputError` for arguments that have no meaning together."""
-    of_study = {
-        "--out": args.out,
+    of_training = {
         "--seeds": args.seeds,
         "--steps": args.steps,
+        "--start": args.start,
+        "--processes": args.processes,
+        "--quick": args.quick or None,
+    }
+    of_study = {
+        "--out": args.out,
+        **of_training,
+        "--plan": args.plan or None,
         "--device": args.device,
         "--data": data,
     }
@@ -142,10 +213,15 @@ def _check(args: argparse.Namespace, data: DataSource | None) -> None:
     elif args.run is None:
         _refuse(of_study, "without --run")
     else:
-        _refuse({"--records": args.records}, "with --run")
-        if not STUDIES[args.run].trained:
-            of_training = {"--seeds": args.seeds, "--steps": args.steps}
+        if args.run != ALL and not STUDIES[args.run].trained:
             _refuse(of_training, f"with the study {args.run}, which trains nothing")
+        only = "" if args.run == ALL else STUDIES[args.run].start
+        if only and args.start not in (None, only):
+            raise InputError(
+                f"the study {args.run} compares what starts from the same random decoder",
+                f"--start {args.start}",
+                f"write --start {only}",
+            )
         if args.out is None:
             raise InputError("a study needs a folder", "--run", "add --out runs/claims")
 
@@ -156,21 +232,56 @@ def _refuse(given: Mapping[str, object], when: str) -> None:
             raise InputError(f"{name} has no meaning {when}", hint="leave one of them out")
 
 
-def _study(
+def _requests(
+    args: argparse.Namespace, data: DataSource | None, argv: Sequence[str] | None
+) -> list[StudyRequest]:
+    """What ``--run`` asks for, study by study."""
+    from rfdetr_repro.reproduce.claim_studies import StudyRequest
+
+    studies: list[Study] = [STUDIES[args.run]] if args.run != ALL else list(STUDIES.values())
+    words = "python -m rfdetr_repro.claims " + " ".join(sys.argv[1:] if argv is None else argv)
+    known = load_records(args.records)
+    steps = args.steps or (QUICK_STEPS if args.quick else STEPS)
+    return [
+        StudyRequest(
+            study,
+            args.out,
+            data if study.trained or args.run != ALL else None,
+            seeds=args.seeds or FEWEST_SEEDS,
+            steps=steps,
+            device=args.device,
+            processes=args.processes,
+            command=words,
+            start=study.start or args.start or BACKBONE,
+            known=[record for record in known if record.source == STUDY],
+        )
+        for study in studies
+    ]
+
+
+def _plan(args: argparse.Namespace, data: DataSource | None) -> None:
+    """Prints what each study costs."""
+    from rfdetr_repro.reproduce.claim_costs import cost_of
+    from rfdetr_repro.reproduce.claim_studies import read_data
+
+    total = 0.0
+    for request in _requests(args, data, None):
+        cost = cost_of(request, read_data(request) if request.study.trained else None)
+        total += cost.seconds
+        print(cost.told, flush=True)
+    print(f"in all: {total / 3600:.1f} h of processor time of one core")
+
+
+def _run(
     args: argparse.Namespace, data: DataSource | None, argv: Sequence[str] | None
 ) -> list[Record]:
-    """Runs a study and returns its Records."""
-    from rfdetr_repro.reproduce.claim_studies import StudyRequest, run_study
+    """Runs the studies and returns their Records."""
+    from rfdetr_repro.reproduce.claim_costs import cost_of
+    from rfdetr_repro.reproduce.claim_studies import read_data, run_study
 
-    words = "python -m rfdetr_repro.claims " + " ".join(sys.argv[1:] if argv is None else argv)
-    request = StudyRequest(
-        STUDIES[args.run],
-        args.out,
-        data,
-        seeds=args.seeds or FEWEST_SEEDS,
-        steps=args.steps,
-        device=args.device,
-        command=words,
-    )
-    run_study(request)
-    return request.store.read()
+    records: dict[str, Record] = {}
+    for request in _requests(args, data, argv):
+        splits = read_data(request) if request.study.trained else None
+        log.info(cost_of(request, splits).told)
+        records |= {record.id: record for record in run_study(request)}
+    return list(records.values())

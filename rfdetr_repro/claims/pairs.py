@@ -28,6 +28,7 @@ class Scale(NamedTuple):
     split: str
     images: int | None
     synthetic: bool
+    training: str = ""  # of a study that trains: steps, and what they start from
 
     @classmethod
     def of(cls, record: Record) -> Scale:
@@ -35,21 +36,28 @@ class Scale(NamedTuple):
         data = record.data
         if data is None:
             return cls("", "", None, False)
-        return cls(data.name, data.split, data.num_images, data.synthetic)
+        training = record.model.name.partition(", ")[2] if record.source == STUDY else ""
+        return cls(data.name, data.split, data.num_images, data.synthetic, training)
 
     @property
     def words(self) -> str:
         """Like "embedded val, 150 synthetic images"."""
         kind = "synthetic images" if self.synthetic else "images"
         count = "" if self.images is None else f", {self.images:,} {kind}"
-        return f"{self.data} {self.split}".strip() + count
+        training = f"; {self.training}" if self.training else ""
+        return f"{self.data} {self.split}".strip() + count + training
 
 
 class Pair(NamedTuple):
-    """Two Records that differ in one thing: the effect is the second minus the first."""
+    """Two Records that differ in one thing: the effect is the second minus the first.
+
+    ``base``: where the effect is compared with that of another pair, that pair, whose effect is
+    subtracted.
+    """
 
     first: Record
     second: Record
+    base: tuple[Record, Record] | None = None
 
     @property
     def scale(self) -> Scale:
@@ -59,8 +67,14 @@ class Pair(NamedTuple):
     @property
     def seed(self) -> int | None:
         """Seed of the training; None where the Records do not state one seed for both."""
-        same = self.first.seed == self.second.seed
-        return self.second.seed if same else None
+        seeds = {record.seed for record in (self.first, self.second, *(self.base or ()))}
+        return self.second.seed if len(seeds) == 1 else None
+
+    @property
+    def gain(self) -> float:
+        """The effect in points of AP. Raises :class:`InputError` for a Record without an AP."""
+        before = 0.0 if self.base is None else Pair(*self.base).gain
+        return 100 * (self.second.as_accuracy().ap - self.first.as_accuracy().ap) - before
 
 
 class Pairing(Protocol):
@@ -131,15 +145,17 @@ class KnobStep:
     """A knob turned down by one step, all else equal, in the same weights.
 
     ``largest``: only the step from the largest value that the weights were evaluated with.
+    ``variants``: which trainings; None stands for a supernet outside of the studies.
     """
 
     knob: str
     largest: bool = False
+    variants: tuple[str | None, ...] = (None, SHARED)
 
     def pairs(self, records: Sequence[Record]) -> list[Pair]:
         """Pairs of neighbouring values: first the larger value, then the smaller value."""
         groups: dict[Hashable, dict[int, Record]] = {}
-        for record in _resampled_last(filter(_of_searched_weights, records)):
+        for record in _resampled_last(self._chosen(records)):
             arch = record.model.arch
             if arch is not None:
                 knobs = arch.knobs()
@@ -154,6 +170,41 @@ class KnobStep:
             return found
         top = max((_knob(pair.first, self.knob) for pair in found), default=0)
         return [pair for pair in found if _knob(pair.first, self.knob) == top]
+
+    def _chosen(self, records: Sequence[Record]) -> Iterable[Record]:
+        return (
+            record
+            for record in records
+            if record.source in _EVALUATED
+            and record.model.variant in self.variants
+            and _scored(record)
+        )
+
+
+@dataclass(frozen=True)
+class StepAgainst:
+    """The largest step of a knob after two trainings of equal seeds: the effect of the second
+    training's pair, minus that of the first's.
+    """
+
+    knob: str
+    first: str  # variants
+    second: str
+
+    def pairs(self, records: Sequence[Record]) -> list[Pair]:
+        """One pair per seed and setting of the other knobs that both trainings have."""
+        sides = [
+            {_by_step(pair): pair for pair in step.pairs(records)}
+            for step in (
+                KnobStep(self.knob, largest=True, variants=(variant,))
+                for variant in (self.first, self.second)
+            )
+        ]
+        return [
+            Pair(*pair[:2], base=sides[0][key][:2])
+            for key, pair in sides[1].items()
+            if key in sides[0]
+        ]
 
 
 @dataclass(frozen=True)
@@ -221,6 +272,10 @@ def _scored(record: Record) -> bool:
         and record.accuracy is not None
         and record.accuracy.ap is not None
     )
+
+
+def _by_step(pair: Pair) -> Hashable:
+    return _by_architecture(pair.first), _by_architecture(pair.second)
 
 
 def _of_searched_weights(record: Record) -> bool:

@@ -10,7 +10,7 @@ No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rfdetr_repro.records.ap_intervals import mean_difference
@@ -18,7 +18,7 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.seeds import seeded_mean
 from rfdetr_repro.spec.metrics import decimals, plural
 
-from .catalog import AP, CLAIMS, Claim, Comparison, Expected
+from .catalog import AP, CLAIMS, TAIL, Claim, Comparison, Expected
 from .data_sets import Across, OverDataSets, SizeOnLocations
 from .pairs import Pair, Scale, has_resamples
 
@@ -94,6 +94,8 @@ def findings(comparison: Comparison, records: Sequence[Record]) -> list[Finding]
     by_scale: dict[Scale, list[Pair]] = {}
     if comparison.pairing is not None:
         for pair in comparison.pairing.pairs(records):
+            if comparison.measure == TAIL and not all(map(_has_tail, pair[:2])):
+                continue
             by_scale.setdefault(_scale(comparison, pair), []).append(pair)
     found = [_finding(comparison, scale, pairs) for scale, pairs in by_scale.items()]
     return found or [Finding(comparison, NOT_RUN, reason=comparison.missing)]
@@ -134,7 +136,11 @@ def _scale(comparison: Comparison, pair: Pair) -> Scale:
 
 
 def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Finding:
-    effect = _ap_effect(pairs) if comparison.measure == AP else _latency_effect(pairs)
+    effect = (
+        _ap_effect(pairs)
+        if comparison.measure == AP
+        else _latency_effect(pairs, _tail_change if comparison.measure == TAIL else _change)
+    )
     if effect.low is None or effect.high is None:
         return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
     if comparison.of_training and not effect.seeds:
@@ -155,7 +161,7 @@ def _ap_effect(pairs: Sequence[Pair]) -> Effect:
     by_seed: dict[int, list[float]] = {}
     for pair in pairs:
         if pair.seed is not None:
-            by_seed.setdefault(pair.seed, []).append(_gain(pair))
+            by_seed.setdefault(pair.seed, []).append(pair.gain)
     if len(by_seed) >= FEWEST_SEEDS:
         found = seeded_mean([sum(gains) / len(gains) for gains in by_seed.values()])
         over = found.told or plural(len(by_seed), "training seed")
@@ -169,25 +175,46 @@ def _over_images(pairs: Sequence[Pair]) -> Effect:
     """
     groups: dict[object, list[Pair]] = {}
     for pair in pairs:
-        if has_resamples(pair.first) and has_resamples(pair.second):
+        if pair.base is None and has_resamples(pair.first) and has_resamples(pair.second):
             groups.setdefault(_weights(pair), []).append(pair)
     best = max(groups.values(), key=len, default=[])
     found = mean_difference([(pair.first.accuracy, pair.second.accuracy) for pair in best])
     if found is None:
-        return Effect(sum(map(_gain, pairs)) / len(pairs), None, None, NO_RESAMPLES)
+        return Effect(sum(pair.gain for pair in pairs) / len(pairs), None, None, NO_RESAMPLES)
     over = ONE_SEED
     if len(best) < len(pairs):
         over = f"{ONE_SEED}; {len(best)} of {len(pairs)} pairs, whose APs were resampled"
     return Effect(100 * found.mean, 100 * found.low, 100 * found.high, over)
 
 
-def _latency_effect(pairs: Sequence[Pair]) -> Effect:
-    """Relative difference of the median latency in percent, over files."""
-    changes = [
-        100 * (pair.second.as_latency().ms / pair.first.as_latency().ms - 1) for pair in pairs
-    ]
+def _change(pair: Pair) -> float:
+    """Relative difference of the median latency in percent."""
+    return 100 * (pair.second.as_latency().ms / pair.first.as_latency().ms - 1)
+
+
+def _has_tail(record: Record) -> bool:
+    return record.as_latency().latency.p90_ms is not None
+
+
+def _tail_change(pair: Pair) -> float:
+    """Difference of how far the 90th percentile lies above the median, in percent of the
+    median.
+    """
+    first, second = (
+        (timed.latency.p90_ms or timed.ms) / timed.ms
+        for timed in (pair.first.as_latency(), pair.second.as_latency())
+    )
+    return 100 * (second - first)
+
+
+def _latency_effect(pairs: Sequence[Pair], change: Callable[[Pair], float]) -> Effect:
+    """The mean change of a latency in percent, over files."""
+    changes = [change(pair) for pair in pairs]
     sessions = {
-        record.latency.session for pair in pairs for record in pair if record.latency is not None
+        record.latency.session
+        for pair in pairs
+        for record in pair[:2]
+        if record.latency is not None
     }
     stated = "unknown sessions" if None in sessions else plural(len(sessions), "session")
     found = seeded_mean(changes)
@@ -195,10 +222,6 @@ def _latency_effect(pairs: Sequence[Pair]) -> Effect:
         return Effect(found.value, None, None, f"{plural(len(changes), 'file')}: no interval")
     told = f"interval over {len(changes)} files of {stated}"
     return Effect(found.value, found.low, found.high, told)
-
-
-def _gain(pair: Pair) -> float:
-    return 100 * (pair.second.as_accuracy().ap - pair.first.as_accuracy().ap)
 
 
 def _weights(pair: Pair) -> object:

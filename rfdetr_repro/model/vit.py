@@ -103,6 +103,17 @@ def from_windows(tokens: Tensor, windows: int, grid_hw: tuple[int, int]) -> Tens
     return tokens.reshape(-1, h, w, tokens.shape[-1]).permute(0, 3, 1, 2)
 
 
+def share_class_token(tokens: Tensor, windows: int) -> Tensor:
+    """(B*w*w, n, D), class token first -> the same, with the mean over the windows of an image in
+    place of each window's class token.
+    """
+    if windows == 1:
+        return tokens
+    of_image = tokens.unflatten(0, (-1, windows * windows))
+    shared = of_image[:, :, :1].mean(1, keepdim=True).expand(-1, windows * windows, -1, -1)
+    return torch.cat([shared, of_image[:, :, 1:]], 2).flatten(0, 1)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention, (B, heads, N, d) -> (B, heads, N, d).
 
@@ -242,6 +253,8 @@ class WindowedViT(Backbone):
         for index in range(max(stages)):  # later blocks have no effect on the maps
             merge = windows * windows if index in self.config.global_blocks else 1
             x = self.run(self.blocks[index], x, merge, *positions)
+            if self.config.shared_class_token:
+                x = share_class_token(x, windows)
             if index + 1 in stages:
                 patches = self.norm(x)[:, self.config.prefix_tokens :]
                 maps.append(from_windows(patches, windows, grid_hw))

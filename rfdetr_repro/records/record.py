@@ -228,6 +228,8 @@ class Record:
     # of another project's file: form, boxes, resize rule, normalisation and classes as interpreted
     adoption: dict[str, str] | None = None
     quantised: Quantised | None = None  # of an INT8 file: what became INT8
+    # of a study's training: digest of recipe, train split and initial weights
+    training_sha256: str | None = None
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
     unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)

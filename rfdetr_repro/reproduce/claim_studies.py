@@ -1,6 +1,7 @@
 """The studies behind ``claims --run``: evaluations of given weights, and trainings with seeds.
 
-Everything is checked before anything is spent. Each Record is appended to the store of the study as
+Everything is checked before anything is spent. A side whose Records are known, from this folder or
+from any other store, is not trained again. Each Record is appended to the store of the study as
 soon as it is known, and trainings resume in their own folders, so that a study that was killed goes
 on where it was.
 """
@@ -8,22 +9,30 @@ on where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from rfdetr_repro.bench.machine import environment
-from rfdetr_repro.claims.catalog import STUDIES, Study, Trained
 from rfdetr_repro.claims.pairs import STUDY
+from rfdetr_repro.claims.studies import BACKBONE, DOMAIN, STEPS, UNRANKED, Study
 from rfdetr_repro.data.coco import CocoSplit, read_split, read_splits
 from rfdetr_repro.data.coco_document import ClassMap
+from rfdetr_repro.data.domains.dataset import DomainConfig, write_domain
 from rfdetr_repro.data.embedded.dataset import write_embedded
 from rfdetr_repro.data.source import DataSource
-from rfdetr_repro.evaluation.coco import CocoEvaluator
+from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
+from rfdetr_repro.model.selection import Selected
 from rfdetr_repro.ops.device import choose_device, to_device
 from rfdetr_repro.records.record import DataId, ModelId, Record
 from rfdetr_repro.records.store import Store
@@ -31,11 +40,11 @@ from rfdetr_repro.search.evaluation import by_backbone, shared_detections
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.backbones import stated_backbone
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.presets import PICO, PICO_SPACE, PICO_TRAIN, PICO_WEIGHTS
-from rfdetr_repro.spec.train_config import TrainConfig, with_settings
-from rfdetr_repro.train.prepare import start_of
-from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.run import TrainRequest, train
+from rfdetr_repro.spec.metrics import plural
+from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
+from rfdetr_repro.train.run import train
+
+from .claim_trainings import Prepared, Scale, detections, prepared
 
 if TYPE_CHECKING:
     from rfdetr_repro.model.detector import Detector
@@ -44,6 +53,7 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.jsonl"
 SPLIT = "val"
+Detect = Callable[[Sequence[Arch]], dict[Arch, list[ImageDetections]]]
 
 
 @dataclass(frozen=True)
@@ -51,107 +61,201 @@ class StudyRequest:
     """A run of a study.
 
     ``folder``: folder of its data, trainings and Records, ``folder/records.jsonl``; ``data``: None
-    for the embedded data set, composed in ``folder/data``; ``seeds`` and ``steps`` are those of the
-    trainings, ``steps`` None for those of the pico recipe.
+    for a data set of the package, composed in ``folder/data``; ``seeds``, ``steps`` and ``start``
+    (of :data:`~rfdetr_repro.claims.studies.STARTS`) are those of the trainings. ``known``: Records
+    of earlier runs, whose sides are not trained or evaluated again.
     """
 
     study: Study
     folder: Path
     data: DataSource | None = None
     seeds: int = 3
-    steps: int | None = None
+    steps: int = STEPS
     device: str | None = None
     processes: int | None = None
     command: str | None = None
     space: SearchSpace = PICO_SPACE
+    start: str = BACKBONE
+    known: Sequence[Record] = field(default=(), repr=False)
+    # of the data set that is composed for trainings; None: its own numbers
+    images: DomainConfig | None = None
 
     @property
     def store(self) -> Store:
         """The store of the Records."""
         return Store(self.folder / RECORDS)
 
-    def recipe(self, side: Trained, seed: int) -> TrainConfig:
-        """The settings of a training. Raises :class:`InputError` for a setting out of range."""
-        steps = PICO_TRAIN.steps if self.steps is None else self.steps
-        config = replace(PICO_TRAIN, steps=steps, seed=seed, evaluate_every=0, patience=0)
-        return with_settings(config, side.settings)
+    @property
+    def scale(self) -> Scale:
+        """The scale of the trainings."""
+        return Scale(self.steps, self.start, self.space)
 
-
-def study_named(name: str) -> Study:
-    """The study with this id. Raises :class:`InputError` for an unknown id."""
-    if name not in STUDIES:
-        raise InputError(f"unknown study {name!r}", "--run", f"choose one of {', '.join(STUDIES)}")
-    return STUDIES[name]
+    @cached_property
+    def stored(self) -> dict[str, Record]:
+        """Id -> Record, of the known Records and of those in the store."""
+        return {record.id: record for record in (*self.known, *self.store.read())}
 
 
 def run_study(request: StudyRequest) -> list[Record]:
-    """Runs what is not done yet; returns the Records of the study.
+    """Runs what is not done yet; returns the Records of the study, known ones included.
 
     Raises :class:`InputError` for bad input before anything is trained or evaluated, and where
     another process writes the store.
     """
     for side in request.study.trained:
-        Recipe(PICO, request.recipe(side, 0), request.space if side.shared else None).check()
+        request.scale.recipe(side, 0)
     request.folder.mkdir(parents=True, exist_ok=True)
     with request.store.exclusive():
         request.store.read()  # a file that holds anything else is refused here
         if request.study.trained:
-            return list(_trainings(request, _data(request, ("train", SPLIT))))
-        return _given_weights(request, _data(request, (SPLIT,)))
+            return list(_trainings(request, read_data(request)))
+        return _given_weights(request, read_split(_embedded(request), SPLIT, _given().classes))
 
 
-def _data(request: StudyRequest, splits: Sequence[str]) -> DataSource:
-    """The data of the request, or those splits of the embedded data set, which are composed."""
-    if request.data is not None:
-        return request.data
-    folder = request.folder / "data"
-    log.info(f"composing {' and '.join(splits)} of the embedded data set in {folder}")
-    return DataSource.of(write_embedded(folder, splits=splits))
-
-
-def _given_weights(request: StudyRequest, source: DataSource) -> list[Record]:
-    detector, card, sha256 = load_supernet(PICO_WEIGHTS)
-    split = read_split(source, SPLIT, ClassMap(card.category_ids, card.class_names))
-    detector = to_device(detector, str(choose_device(request.device)))
-    wanted = _Wanted(request, card, sha256, split, "rfdetr-{key}", None, None)
-    return evaluate(wanted, detector, list(request.space))
-
-
-def _trainings(request: StudyRequest, source: DataSource) -> Iterator[Record]:
+def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
+    """The train and the val split of the trainings. Raises :class:`InputError` for data without a
+    val split.
+    """
+    source = request.data
+    if source is None:
+        folder = request.folder / "data" / DOMAIN
+        log.info(f"composing the data set {DOMAIN} of embedded-10 in {folder}")
+        source = DataSource.of(write_domain(folder, DOMAIN, request.images))
     splits = read_splits(source)
     if SPLIT not in splits:
         raise InputError("the sides are compared on a val split", source, "add a val split")
-    device = choose_device(request.device)
+    return {"train": splits["train"], SPLIT: splits[SPLIT]}
+
+
+def _embedded(request: StudyRequest) -> DataSource:
+    """The data of the request, or the val split of the embedded data set, which is composed."""
+    if request.data is not None:
+        return request.data
+    folder = request.folder / "data" / "embedded"
+    log.info(f"composing {SPLIT} of the embedded data set in {folder}")
+    return DataSource.of(write_embedded(folder, splits=(SPLIT,)))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The weights of the package."""
+
+    detector: Detector
+    card: ModelCard
+    sha256: str
+
+    @property
+    def classes(self) -> ClassMap:
+        """What they detect."""
+        return ClassMap(self.card.category_ids, self.card.class_names)
+
+
+def _given() -> _Given:
+    return _Given(*load_supernet(PICO_WEIGHTS))
+
+
+def _given_weights(request: StudyRequest, split: CocoSplit) -> list[Record]:
+    given = _given()
+    detector = to_device(given.detector, str(choose_device(request.device)))
+    variant = UNRANKED if request.study.unranked else None
+    wanted = _Wanted(request, given.card, given.sha256, split, "rfdetr-{key}", variant, None)
+    if not request.study.unranked:
+
+        def detect(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
+            return shared_detections(detector, split, group, masks=False)
+
+        return evaluate(wanted, detect, list(request.space))
+
+    most = max(request.space.queries)
+    fewer = [
+        arch for arch in request.space if arch.queries < most <= arch.tokens and arch.decoder_layers
+    ]
+
+    def detect_unranked(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
+        mixed = with_mixed_queries(detector, most, mixing(group[0], most))
+        return shared_detections(mixed, split, group, masks=False)
+
+    return evaluate(wanted, detect_unranked, fewer)
+
+
+def mixing(arch: Arch, queries: int) -> list[int]:
+    """A random order of the queries, another one for each backbone of the space."""
+    rng = np.random.default_rng((*arch.backbone, queries))
+    return [int(place) for place in rng.permutation(queries)]
+
+
+def with_mixed_queries(detector: Detector, queries: int, order: Sequence[int]) -> Detector:
+    """A copy of the detector whose queries come in another order: the ``queries`` most confident
+    are chosen as before, and each keeps its own embeddings, but the first k of them are then any k
+    instead of the k most confident.
+
+    ``order``: a permutation of ``range(queries)``. With all ``queries`` the copy predicts the same.
+    Images need as many patches as there are queries.
+    """
+    mixed = deepcopy(detector)
+    chosen = torch.tensor(order, device=mixed.decoder.query_feat.device)
+    with torch.no_grad():
+        for table in (mixed.decoder.query_feat, mixed.decoder.refpoint_embed):
+            table[:queries] = table[chosen]
+    select = mixed.selection.forward
+
+    def reordered(
+        memory: Tensor,
+        level_sizes: list[tuple[int, int]],
+        groups: int,
+        fewer: int,
+        tokens: Tensor | None = None,
+    ) -> Selected:
+        found = select(memory, level_sizes, groups, queries, tokens)
+        return Selected(*(part[:, :, chosen] for part in found))
+
+    mixed.selection.forward = reordered  # type: ignore
+    return mixed
+
+
+def _trainings(request: StudyRequest, splits: dict[str, CocoSplit]) -> Iterator[Record]:
     for seed in range(request.seeds):
         for side in request.study.trained:
-            config = request.recipe(side, seed)
-            start = start_of(PICO, splits["train"], None)
-            space = request.space if side.shared else None
-            name = f"{side.variant.replace(' ', '-')}-{seed}"
-            run = train(
-                TrainRequest(
-                    recipe=Recipe(start.preset, config, space),
-                    split=splits["train"],
-                    folder=request.folder / name,
-                    initial=start.initial,
-                    device=device,
-                    processes=request.processes,
-                )
-            )
-            detector, card, sha256 = load_supernet(run.model)
-            told = f"rfdetr-{{key}}, {config.steps} steps"
-            wanted = _Wanted(request, card, sha256, splits[SPLIT], told, side.variant, seed)
-            archs = [card.arch] if space is None else _around(card.arch, space)
-            yield from evaluate(wanted, to_device(detector, str(device)), archs)
+            ready = prepared(request.scale, side, seed, splits["train"])
+            known = stored_records(request, ready, splits[SPLIT])
+            if known is not None:
+                log.info(f"{side.variant}, seed {seed}: {plural(len(known), 'stored Record')}")
+                yield from known
+                continue
+            yield from _trained(request, ready, splits[SPLIT])
             log.info(f"{side.variant}, seed {seed}: trained and evaluated")
 
 
-def _around(base: Arch, space: SearchSpace) -> list[Arch]:
-    """The base architecture, and those of the space with its resolution and patch."""
-    near = [
-        arch for arch in space if (arch.resolution, arch.patch) == (base.resolution, base.patch)
-    ]
-    return list(dict.fromkeys([base, *near]))
+def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record] | None:
+    """The known Records of a training on ``split``; None if one is missing."""
+    found = {
+        record.model.arch: record
+        for record in request.stored.values()
+        if record.source == STUDY
+        and record.training_sha256 == ready.sha256
+        and record.data is not None
+        and record.data.sha256 == split.sha256
+    }
+    archs = request.scale.evaluated(ready.side, ready.recipe.preset.arch)
+    return [found[arch] for arch in archs] if found.keys() >= set(archs) else None
+
+
+def _trained(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record]:
+    """Trains and evaluates a side."""
+    device = choose_device(request.device)
+    run = train(ready.request(request.folder, device, request.processes))
+    trained, card, sha256 = load_supernet(run.model)
+    detector = to_device(trained, str(device))
+    side = ready.side
+    told = f"rfdetr-{{key}}, {request.scale.words}"
+    wanted = _Wanted(
+        request, card, sha256, split, told, side.variant, ready.recipe.train.seed, ready.sha256
+    )
+
+    def detect(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
+        return detections(detector, split, group, side.padded)
+
+    return evaluate(wanted, detect, request.scale.evaluated(side, card.arch))
 
 
 @dataclass(frozen=True)
@@ -167,6 +271,7 @@ class _Wanted:
     name: str
     variant: str | None
     seed: int | None
+    training_sha256: str | None = None
     env: dict[str, str] = field(default_factory=environment)
 
     def record(self, arch: Arch) -> Record:
@@ -190,21 +295,22 @@ class _Wanted:
             command=self.request.command,
             seed=self.seed,
             env=self.env,
+            training_sha256=self.training_sha256,
         )
 
 
-def evaluate(wanted: _Wanted, detector: Detector, archs: Sequence[Arch]) -> list[Record]:
-    """A Record of each architecture with the AP of its boxes, resampled; stored Records are not
+def evaluate(wanted: _Wanted, detect: Detect, archs: Sequence[Arch]) -> list[Record]:
+    """A Record of each architecture with the AP of its boxes, resampled; known Records are not
     computed again.
     """
     store = wanted.request.store
-    done = {record.id: record for record in store.read()}
+    done = {**wanted.request.stored, **{record.id: record for record in store.read()}}
     requests = {arch: wanted.record(arch) for arch in archs}
     open_archs = [arch for arch in archs if requests[arch].id not in done]
     evaluator = CocoEvaluator(wanted.split)
     groups = list(by_backbone(open_archs))
     for number, group in enumerate(groups, 1):
-        found = shared_detections(detector, wanted.split, group, masks=False)
+        found = detect(group)
         records = [
             replace(requests[arch], accuracy=measured(evaluator, found[arch])) for arch in group
         ]

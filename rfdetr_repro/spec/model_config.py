@@ -49,7 +49,15 @@ _SAMPLING = (2.0, 1.0, 0.5)
 
 # fields of backbones other than the plain DINOv2, which a file states only where they differ from
 # their defaults: files, identities and digests of plain models are as they were without the fields
-_ADDED = ("backbone", "registers", "gated", "rope_theta", "conv_depths", "conv_widths")
+_ADDED = (
+    "backbone",
+    "registers",
+    "gated",
+    "rope_theta",
+    "conv_depths",
+    "conv_widths",
+    "shared_class_token",
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ class ModelConfig:
     rope_theta: float = 100.0  # base period of rotary positions, in DINOv3
     conv_depths: tuple[int, ...] = ()  # blocks of each ConvNeXt stage
     conv_widths: tuple[int, ...] = ()  # channels of each ConvNeXt stage
+    # True: the windows of an image share one class token, the mean of its copies after each block;
+    # False: each window has a copy of its own, as in the paper
+    shared_class_token: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, _SIZES, _REALS, "the model")
@@ -155,6 +166,7 @@ class ModelConfig:
             "conv_depths": self.conv_depths and self.backbone != CONVOLUTIONAL,
             "conv_widths": self.conv_widths and self.backbone != CONVOLUTIONAL,
             "global_blocks": self.global_blocks and not kind.windows,
+            "shared_class_token": self.shared_class_token and not kind.windows,
         }
         if named := [name for name, given in foreign.items() if given]:
             raise InputError(f"{kind.title} has no {named[0]}", "the model", "leave the field out")

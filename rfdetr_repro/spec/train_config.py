@@ -57,6 +57,7 @@ _LATER = (
     "freeze",
     "precision",
     "compile",
+    "draw_heads",
 )
 
 # What a training step computes in; losses, matching and boxes are float32 in all of them.
@@ -132,6 +133,9 @@ class TrainConfig:
     # for one fixed architecture: backbone, projector and decoder compiled by torch.compile, which
     # takes minutes at the start of each session
     compile: bool = False
+    # a step of a supernet also draws decoder layers (one at least) and queries of the space, as in
+    # version 1 of the paper; False: every step trains all of them, as in version 2
+    draw_heads: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", frozen_parts(self.freeze))

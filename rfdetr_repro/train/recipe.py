@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,6 +105,11 @@ class Recipe:
                 "the sandwich rule needs a search space",
                 hint="train a supernet, or leave sampling out",
             )
+        if self.space is None and self.train.draw_heads:
+            raise InputError(
+                "draw_heads=true draws decoder layers and queries of a search space",
+                hint="train a supernet, or leave draw_heads out",
+            )
         if self.space is not None and self.train.multi_scale:
             raise InputError(
                 "a supernet draws its own resolutions",
@@ -160,6 +166,9 @@ class Recipe:
         archs = self.space.training_archs()
         base = rng.random() < self.train.base_share
         drawn = self.preset.arch if base else archs[int(rng.integers(len(archs)))]
+        if self.train.draw_heads:
+            depth, queries = _heads(self.space)[int(rng.integers(len(_heads(self.space))))]
+            drawn = replace(drawn, decoder_layers=depth, queries=queries)
         return (
             (drawn,)
             if self.train.sampling == "uniform"
@@ -172,9 +181,16 @@ class Recipe:
         """
         if self.space is None:
             return (self.preset.arch,)
-        return (
+        drawn = (
             *self.space.training_archs(),
             *((self.preset.arch,) if self.train.base_share else ()),
+        )
+        if not self.train.draw_heads:
+            return drawn
+        return tuple(
+            replace(arch, decoder_layers=depth, queries=queries)
+            for arch in drawn
+            for depth, queries in _heads(self.space)
         )
 
     def identity(self, data_sha256: str, initial: Mapping[str, Tensor] | None = None) -> str:
@@ -200,6 +216,15 @@ def extremes(model: ModelConfig, space: SearchSpace) -> tuple[Arch, Arch]:
         space.training_archs(), key=lambda arch: (total_flops(model, arch, "eager"), arch)
     )
     return ordered[-1], ordered[0]
+
+
+@lru_cache(maxsize=4)
+def _heads(space: SearchSpace) -> tuple[tuple[int, int], ...]:
+    """Decoder layers and queries that a step with ``draw_heads`` may draw. No decoder layer is no
+    draw of its own: the loss of the encoder is part of every step.
+    """
+    depths = dict.fromkeys(max(1, depth) for depth in space.decoder_layers)
+    return tuple(product(depths, dict.fromkeys(space.queries)))
 
 
 def _scaled(arch: Arch, rng: np.random.Generator) -> Arch:

@@ -6,26 +6,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy
 import pytest
 
 pytest.importorskip("torch", reason="studies evaluate models")
 
+import torch
+
 from rfdetr_repro import claims_command
-from rfdetr_repro.claims.catalog import ALONE, STUDIES, claims_named
+from rfdetr_repro.claims.catalog import claims_named
 from rfdetr_repro.claims.pairs import SHARED, STUDY, has_resamples
+from rfdetr_repro.claims.studies import ALONE, DRAWN, STARTS, STUDIES, UNRANKED
 from rfdetr_repro.claims.verdicts import ONE_SEED, UNDECIDED, judged
-from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.coco import Sample, read_split
+from rfdetr_repro.data.domains.dataset import DomainConfig, write_domain
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.loader import evaluation_batches
+from rfdetr_repro.data.network_input import Letterbox, network_input
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.model.checkpoints.native import load_supernet
+from rfdetr_repro.ops.boxes import pairwise_iou
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.reproduce import claim_studies
-from rfdetr_repro.reproduce.claim_studies import RECORDS, StudyRequest, run_study
+from rfdetr_repro.reproduce.claim_costs import cost_of
+from rfdetr_repro.reproduce.claim_studies import (
+    RECORDS,
+    StudyRequest,
+    mixing,
+    read_data,
+    run_study,
+    stored_records,
+    with_mixed_queries,
+)
+from rfdetr_repro.reproduce.claim_trainings import PadToSquare, Scale, detections, prepared
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.presets import PICO_WEIGHTS
+from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
+from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
 
 SPACE = SearchSpace((96,), (16,), (1, 2), (1, 2), (25,))
 
@@ -82,19 +101,147 @@ def test_one_split_of_the_data_has_the_annotations_of_the_whole_set(data, tmp_pa
 
 
 @pytest.mark.slow
-def test_both_sides_are_trained_with_each_seed_and_two_seeds_decide_nothing(data, tmp_path):
-    space = replace(SPACE, resolutions=(160,), decoder_layers=(2,))
-    request = StudyRequest(
-        STUDIES["sharing"], tmp_path, data, 2, 1, "cpu", processes=1, space=space
+def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated(
+    data, tmp_path, monkeypatch
+):
+    space = replace(SPACE, resolutions=(128,), decoder_layers=(2,))
+    first = StudyRequest(
+        STUDIES["sharing"], tmp_path / "first", data, 1, 1, "cpu", processes=1, space=space
     )
-    records = run_study(request)
-    base = [one for one in records if one.model.arch == records[0].model.arch]
-    assert {(one.model.variant, one.seed) for one in base} == {
+    records = run_study(first)
+    base = records[0].model.arch
+    trained = []
+    real = claim_studies.train
+
+    def counted(request):
+        trained.append(request.folder.name[:-9])
+        return real(request)
+
+    monkeypatch.setattr(claim_studies, "train", counted)
+    more = replace(first, folder=tmp_path / "more", seeds=2, known=records)
+    splits = read_data(more)
+    assert [part in cost_of(more, splits).words for part in ("1 x", "2 trainings stored")] == [
+        True,
+        True,
+    ]
+    both = run_study(more)  # 9 characters: the digest in the name of the folder
+    assert trained == ["trained-alone-1", "trained-in-the-supernet-1"]
+    assert {(one.model.variant, one.seed) for one in both if one.model.arch == base} == {
         (side, seed) for side in (ALONE, SHARED) for seed in (0, 1)
     }
-    assert len({one.model.checkpoint_sha256 for one in records}) == 4
-    (claim,) = judged(records, claims_named("1"))
+    assert len({one.model.checkpoint_sha256 for one in both}) == 4
+    assert all("1 step" in one.model.name for one in both)
+    (claim,) = judged(both, claims_named("1"))
     assert claim.word == UNDECIDED and claim.findings[0].pairs == 2
+    assert "from the pico backbone" in claim.findings[0].scale.words
+
+    trained.clear()
+    assert run_study(replace(more, folder=tmp_path / "last", known=both)) == both and not trained
+    # another number of steps is another training
+    ready = prepared(
+        replace(more.scale, steps=2), STUDIES["sharing"].trained[0], 0, splits["train"]
+    )
+    assert stored_records(more, ready, splits["val"]) is None
+
+
+def test_a_start_keeps_the_backbone_of_the_package_and_draws_the_rest(data):
+    split = read_split(data, "train")
+    side = STUDIES["sharing"].trained[0]
+    start = {name: Scale(1, name, SPACE) for name in STARTS}
+    assert prepared(start["random"], side, 0, split).initial is None
+    one, other = (prepared(start["backbone"], side, seed, split) for seed in (0, 1))
+    given = load_supernet(PICO_WEIGHTS)[0].state_dict()
+    for name, tensor in one.initial.items():
+        if name.startswith("backbone."):
+            assert torch.equal(tensor, given[name]) and torch.equal(tensor, other.initial[name])
+    assert not torch.equal(one.initial["decoder.query_feat"], other.initial["decoder.query_feat"])
+    whole = prepared(start["weights"], side, 0, split).initial
+    assert torch.equal(whole["decoder.query_feat"], given["decoder.query_feat"])
+    assert len({one.sha256, other.sha256, prepared(start["random"], side, 0, split).sha256}) == 3
+
+
+def test_every_side_of_every_study_is_a_recipe_of_its_own():
+    scale = Scale(100, "backbone", PICO_SPACE)
+    sides = {side.variant: side for study in STUDIES.values() for side in study.trained}
+    assert len({str(scale.recipe(side, 0)) for side in sides.values()}) == len(sides) - 1
+    drawn = scale.recipe(sides[DRAWN], 0)
+    steps = [arch for step in range(60) for arch in drawn.archs_of_step(step)]
+    assert {(arch.decoder_layers, arch.queries) for arch in steps} == {
+        (depth, queries) for depth in (1, 2) for queries in (10, 15, 25)
+    }
+    assert {arch.backbone for arch in steps} == {scale.recipe(sides[ALONE], 0).preset.arch.backbone}
+    assert {arch.key for arch in steps} == {arch.key for arch in drawn.possible_archs()}
+    with pytest.raises(InputError, match="search space"):
+        replace(drawn, space=None).check()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (50, 50)])
+def test_padding_in_training_is_the_letterbox_of_evaluation(size):
+    rng = numpy.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3)).astype(numpy.uint8)
+    boxes = numpy.array([[3, 5, 20, 31]], numpy.float32)
+    masks = rng.random((1, *size)) < 0.5
+    sample = Sample(image, boxes, numpy.zeros(1, numpy.int64), masks, 1)
+    padded = PadToSquare()(sample, rng)
+    side = max(size)
+    assert padded.image.shape == (side, side, 3) and padded.masks.sum() == masks.sum()
+    inputs = [
+        network_input([picture], (side, side), rule)
+        for picture, rule in ((image, LETTERBOX), (padded.image, ANTIALIASED))
+    ]
+    assert numpy.array_equal(*inputs)
+    back = Letterbox(size, (32, 32)).boxes_of_picture(padded.boxes_xyxy / side)
+    assert back == pytest.approx(boxes / numpy.array([size[1], size[0]] * 2), abs=1e-6)
+
+
+def test_padded_pictures_are_detected_where_they_are(data, tmp_path):
+    """A model that was never trained with padding still finds objects in padded pictures, so a
+    wrong way back from the padded input would leave no AP.
+    """
+    source = write_domain(tmp_path, "night", DomainConfig(1, 12, 1), workers=1)
+    split = read_split(source, "val")
+    detector, card, _ = load_supernet(PICO_WEIGHTS)
+    best = {}
+    for padded in (False, True):
+        (found,) = detections(detector, split, [card.arch], padded).values()
+        overlaps = []
+        for index, image in enumerate(found):
+            boxes = torch.as_tensor(split.sample(index, False).boxes_xyxy)
+            ours = torch.as_tensor(numpy.asarray(image.boxes_xyxy, numpy.float32))
+            overlaps.append(pairwise_iou(boxes, ours)[0].amax(1))
+        best[padded] = float(torch.cat(overlaps).mean())
+    assert best[True] > 0.8 * best[False] > 0.1
+
+
+def test_mixed_queries_predict_the_same_as_a_whole_and_other_ones_of_fewer(data):
+    detector, _, _ = load_supernet(PICO_WEIGHTS)
+    split = read_split(data, "val")
+    all_of_them, fewer = (Arch.parse(f"r96-p16-w1-d2-q{count}") for count in (25, 10))
+    order = mixing(all_of_them, 25)
+    assert sorted(order) == list(range(25)) != order
+    images = next(evaluation_batches(split, (96, 96), 4)).images
+    with torch.inference_mode():
+        mixed = with_mixed_queries(detector, 25, order)
+        ranked, shuffled = (model(images, all_of_them).logits for model in (detector, mixed))
+        assert torch.allclose(ranked[:, order], shuffled, atol=1e-4)
+        kept = mixed(images, fewer).logits
+        assert not torch.allclose(kept, detector(images, fewer).logits, atol=1e-2)
+        same = with_mixed_queries(detector, 25, list(range(25)))
+        ours, own = same(images, fewer).logits, detector(images, fewer).logits
+        assert torch.allclose(ours, own, atol=1e-4)
+
+
+def test_queries_dropped_at_random_are_records_of_the_same_weights(data, tmp_path):
+    request = StudyRequest(STUDIES["order"], tmp_path, data, space=replace(SPACE, queries=(10, 25)))
+    records = run_study(request)
+    assert {one.model.variant for one in records} == {UNRANKED}
+    assert {one.model.arch.queries for one in records} == {10}
+    ranked = run_study(
+        replace(request, study=STUDIES["weights"], space=replace(SPACE, queries=(10, 25)))
+    )
+    (claim,) = judged([*records, *ranked], claims_named("8"))
+    (found,) = [one for one in claim.findings if one.comparison.id == "8.4"]
+    assert found.pairs == 4 and found.effect.low is not None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +249,9 @@ def test_both_sides_are_trained_with_each_seed_and_two_seeds_decide_nothing(data
     [
         (["--run", "weights"], "needs a folder"),
         (["--run", "weight", "--out", "x"], "did you mean weights"),
-        (["--run", "weights", "--out", "x", "--records", "."], "no meaning with --run"),
+        (["--run", "backbones", "--out", "x", "--start", "weights"], "write --start backbone"),
+        (["--run", "order", "--out", "x", "--quick"], "trains nothing"),
+        (["--plan"], "no meaning without --run"),
         (["--run", "weights", "--out", "x", "--seeds", "3"], "trains nothing"),
         (["--seeds", "3"], "no meaning without --run"),
         (["--stated", "--run", "weights"], "no meaning with --stated"),

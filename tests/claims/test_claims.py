@@ -14,8 +14,9 @@ import numpy
 import pytest
 import scipy.stats
 
-from rfdetr_repro.claims.catalog import ALONE, CLAIMS, NO_EMA, STUDIES, Expected, claims_named
+from rfdetr_repro.claims.catalog import CLAIMS, Expected, claims_named
 from rfdetr_repro.claims.pairs import SHARED, STUDY, KnobStep
+from rfdetr_repro.claims.studies import ALONE, DRAWN, NO_EMA, STUDIES
 from rfdetr_repro.claims.table import claims_table, commands_lines
 from rfdetr_repro.claims.verdicts import (
     FAILS,
@@ -181,6 +182,47 @@ def test_a_knob_is_compared_in_the_same_weights_and_with_all_else_equal():
     assert len(KnobStep("queries").pairs(records)) == 1
 
 
+def test_the_loss_for_a_layer_is_compared_between_two_trainings_seed_by_seed():
+    deep, shallow = "r128-p16-w1-d2-q25", "r128-p16-w1-d1-q25"
+    losses = {ALONE: [0.10, 0.12, 0.14], DRAWN: [0.06, 0.07, 0.11]}
+    records = []
+    for variant, lost in losses.items():
+        for seed, loss in enumerate(lost):
+            top = 0.4 + 0.05 * seed + 0.1 * (variant == DRAWN)
+            records += [study(top, variant, seed, deep), study(top - loss, variant, seed, shallow)]
+            # another step of the knob is no part of the comparison
+            records.append(study(0.0, variant, seed, "r128-p16-w1-d0-q25"))
+    found = finding(records, "4.3")
+    saved = 100 * (numpy.array(losses[ALONE]) - numpy.array(losses[DRAWN]))
+    wanted = scipy.stats.ttest_1samp(saved, 0).confidence_interval(0.95)
+    assert found.effect.value == pytest.approx(saved.mean()) and found.pairs == 3
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
+    assert finding(records, "4.5").effect.value == pytest.approx(-8)
+    assert finding(records, "4.6").effect.value == pytest.approx(-12)
+    # weights of a study's single model are no supernet of a search
+    assert finding(records, "4.1").word == NOT_RUN
+    # one seed: no interval over images is stated for a difference of differences
+    assert finding([one for one in records if one.seed == 0], "4.3").effect.low is None
+
+
+def test_trainings_of_another_scale_are_another_finding():
+    def scaled(record: Record, words: str) -> Record:
+        name = f"{record.model.name}, {words}"
+        return replace(record, model=replace(record.model, name=name))
+
+    records = [
+        scaled(study(ap, variant, seed), words)
+        for words in ("100 steps from the pico weights", "500 steps from the pico backbone")
+        for variant, ap in ((ALONE, 0.3), (SHARED, 0.31))
+        for seed in range(3)
+    ]
+    (claim,) = judged(records, claims_named("1"))
+    assert [(one.pairs, one.scale.words.partition("; ")[2]) for one in claim.findings] == [
+        (3, "100 steps from the pico weights"),
+        (3, "500 steps from the pico backbone"),
+    ]
+
+
 def test_never_drawn_patches_are_paired_by_tokens():
     # 128 / 16 and 144 / 18 have 8 x 8 tokens
     records = [study(0.45, arch=BASE, seed=seed) for seed in range(3)]
@@ -237,6 +279,25 @@ def test_latencies_of_one_file_count_once_and_are_relative():
     assert "4 files of 1 session" in found.reason
     few = finding([one for one in records if one.artifact.sha256 < f"{2:064x}"], "9.1")
     assert few.word == UNDECIDED and few.effect.low is None
+
+
+def test_the_slowest_tenth_is_compared_relative_to_the_median_where_it_is_stated():
+    def tailed(file: int, mode: str, ms: float, p90_ms: float | None) -> Record:
+        record = timed(file, mode, ms)
+        return replace(record, latency=replace(record.latency, p90_ms=p90_ms))
+
+    tails = {"sustained": [1.2, 1.3, 1.25, 1.1], "buffered": [1.1, 1.1, 1.2, 1.05]}
+    records = [
+        tailed(file, mode, 2.0 + file, (2.0 + file) * tail)
+        for mode, found in tails.items()
+        for file, tail in enumerate(found)
+    ]
+    records += [tailed(9, "sustained", 3.0, 4.0), tailed(9, "buffered", 3.0, None)]
+    found = finding(records, "9.2")
+    changes = 100 * (numpy.array(tails["buffered"]) - numpy.array(tails["sustained"]))
+    wanted = scipy.stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert found.pairs == 4 and found.effect.value == pytest.approx(changes.mean())
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import tiny_detector
 
+from rfdetr_repro.model.checkpoints.native import ModelCard
+from rfdetr_repro.model.checkpoints.pretrained import save_released
+from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.vit import (
     UNFUSED_TOKENS,
     attention,
     from_windows,
     resample_patch_kernel,
     resample_positions,
+    share_class_token,
     to_windows,
 )
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_config import ModelConfig
 
 SIZES = (8, 10, 12, 14, 16, 20, 24, 32)
 
@@ -107,3 +115,36 @@ def test_what_a_long_sequence_keeps_for_its_backward_pass() -> None:
     assert torch.allclose(
         long.float(), torch.nn.functional.scaled_dot_product_attention(*half), atol=0.02
     )
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+def test_windows_share_the_mean_class_token_and_keep_all_others(windows: int) -> None:
+    tokens = torch.randn(3 * windows**2, 5, 8)
+    shared = share_class_token(tokens, windows)
+    of_image = tokens.reshape(3, windows**2, 5, 8)
+    wanted = of_image.clone()
+    wanted[:, :, 0] = of_image[:, :, 0].mean(1, keepdim=True)
+    assert torch.allclose(shared, wanted.reshape(tokens.shape))
+    assert windows > 1 or torch.equal(shared, tokens)
+
+
+def test_one_class_token_changes_windowed_maps_only_and_a_subnet_has_it_too(tmp_path) -> None:
+    copies = tiny_detector()
+    config = replace(copies.config, shared_class_token=True)
+    one = Detector(config, copies.arch).eval()
+    one.load_state_dict(copies.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for windows in (1, 2):
+            ours, theirs = (model.features(images, 16, windows)[0] for model in (one, copies))
+            assert torch.equal(ours, theirs) == (windows == 1)
+        arch = replace(one.arch, resolution=64, patch=16, windows=2)
+        whole, subnet = one(images, arch), one.slice(arch)(images)
+        assert torch.allclose(whole.logits, subnet.logits, atol=1e-4)
+    assert ModelConfig.from_json(config.stated()) == config
+    assert "shared_class_token" not in copies.config.stated()
+    card = ModelCard(
+        config, one.arch, ("a",) * config.num_classes, tuple(range(config.num_classes))
+    )
+    with pytest.raises(InputError, match="one class token"):
+        save_released(tmp_path / "one.pth", one, card)

@@ -351,14 +351,21 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
     Upstream expects n + 1 logits for n classes, with labels from 0 and the last logit unused. Where
     the model has no unused logit, a logit that never wins is added, which :func:`load_pretrained`
     removes again. The 91 logits of COCO stay as they are. Prints what upstream's program cannot
-    build. Raises :class:`InputError` for a position table that is not square, and for
-    another backbone than the plain DINOv2.
+    build. Raises :class:`InputError` for a position table that is not square, for
+    another backbone than the plain DINOv2, and for windows that share one class token.
     """
     model = card.config
     arch = card.arch
     if model.backbone != PLAIN:
         raise InputError(
             f"the released layout holds a plain DINOv2 only, not the backbone {model.backbone}",
+            path,
+            "save the model as .safetensors, which this package reads",
+        )
+    if model.shared_class_token:
+        raise InputError(
+            "the released program gives each window a class token, and cannot run one class token "
+            "for all",
             path,
             "save the model as .safetensors, which this package reads",
         )

@@ -1,0 +1,139 @@
+"""The studies of ``claims --run``: which models each one trains or evaluates. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .pairs import SHARED
+
+ALONE = "trained alone"
+NO_CLIP = "without a gradient clip"
+NO_EMA = "without EMA"
+LAYER_DECAY = "layer decay 0.8"
+NO_COOLDOWN = "without a cooldown"
+PADDED = "padded to a square"
+DRAWN = "draws depth and queries"
+RANDOM_BACKBONE = "random dinov2-pico"
+DINOV3 = "random dinov3-pico"
+CONVNEXT = "random convnext-pico"
+COPIES = "2 windows, a class token in each"
+ONE_TOKEN = "2 windows, one class token"
+UNRANKED = "queries dropped at random"
+
+# what the trainings of a study start from: everything random, the backbone of the weights of the
+# package and everything else random, or these weights as a whole
+RANDOM = "random"
+BACKBONE = "backbone"
+WEIGHTS = "weights"
+STARTS = {
+    RANDOM: "from random weights",
+    BACKBONE: "from the pico backbone",
+    WEIGHTS: "from the pico weights",
+}
+
+DOMAIN = "thermal"  # of embedded-10: what trainings learn without --data
+STEPS = 500  # of each training without --steps
+QUICK_STEPS = 60
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A side that a study trains with every seed: the pico size, by its recipe with ``settings``
+    changed.
+
+    ``shared``: as a supernet of the pico space instead of alone. ``draws``: alone, but every step
+    draws decoder layers and queries of the space. ``backbone``: a name of
+    :mod:`rfdetr_repro.spec.backbones`, which starts from random weights whatever the study starts
+    from; "" for the size's own. ``padded``: pictures keep their aspect ratio in training and in
+    evaluation. ``windows``: per side, 0 for the size's own. ``one_token``: the windows share one
+    class token.
+    """
+
+    variant: str
+    settings: tuple[str, ...] = ()
+    shared: bool = False
+    draws: bool = False
+    backbone: str = ""
+    padded: bool = False
+    windows: int = 0
+    one_token: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """What ``claims --run ID`` does. Without ``trained`` it evaluates given weights of a supernet;
+    ``unranked``: with queries that are dropped at random. ``start``: the only start, of
+    :data:`STARTS`, with which the sides can be compared; "" for any.
+    """
+
+    id: str
+    words: str
+    trained: tuple[Trained, ...] = ()
+    unranked: bool = False
+    start: str = ""
+
+
+_ALONE = Trained(ALONE)
+
+STUDIES: dict[str, Study] = {
+    study.id: study
+    for study in (
+        Study(
+            "weights",
+            "every configuration of the pico space with the weights of the package, on the "
+            "embedded val split",
+        ),
+        Study(
+            "sharing",
+            "the base architecture of pico, trained alone and inside the supernet with as many "
+            "steps",
+            (_ALONE, Trained(SHARED, shared=True)),
+        ),
+        Study(
+            "recipe",
+            "the base architecture of pico, trained by its recipe and with one setting changed, "
+            "or with pictures that are padded",
+            (
+                _ALONE,
+                Trained(NO_CLIP, ("clip_norm=1e9",)),
+                Trained(NO_EMA, ("ema_decay=0",)),
+                Trained(LAYER_DECAY, ("layer_decay=0.8",)),
+                Trained(NO_COOLDOWN, ("cooldown_share=0",)),
+                Trained(PADDED, padded=True),
+            ),
+        ),
+        Study(
+            "dropping",
+            "training that draws decoder layers and queries, and training that draws none; then "
+            "both are dropped",
+            (_ALONE, Trained(DRAWN, ("draw_heads=true",), draws=True)),
+        ),
+        Study(
+            "backbones",
+            "the pretrained backbone of pico, against random weights of the same and of two other "
+            "backbones",
+            (
+                _ALONE,
+                Trained(RANDOM_BACKBONE, backbone="dinov2-pico"),
+                Trained(DINOV3, backbone="dinov3-pico"),
+                Trained(CONVNEXT, backbone="convnext-pico"),
+            ),
+            start=BACKBONE,
+        ),
+        Study(
+            "order",
+            "queries dropped at random instead of by the encoder's confidence, with the weights of "
+            "the package, on the embedded val split",
+            unranked=True,
+        ),
+        Study(
+            "tokens",
+            "two windows per side with a class token in each, and with one class token for all",
+            (
+                Trained(COPIES, windows=2),
+                Trained(ONE_TOKEN, windows=2, one_token=True),
+            ),
+        ),
+    )
+}

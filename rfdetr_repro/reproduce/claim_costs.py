@@ -1,0 +1,104 @@
+"""What a study behind ``claims --run`` costs, before it starts: processor time per step and per
+evaluation, measured on this machine, times what is not stored yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rfdetr_repro.claims.studies import Trained
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.evaluation.coco import CocoEvaluator
+from rfdetr_repro.evaluation.matches import measured
+from rfdetr_repro.ops.device import choose_device
+from rfdetr_repro.spec.metrics import plural
+from rfdetr_repro.train.trainer import Trainer
+
+from .claim_studies import SPLIT, StudyRequest, stored_records
+from .claim_trainings import detections, prepared
+
+log = logging.getLogger(__name__)
+
+PROBED_STEPS = 6  # the first warms up
+PROBED_OF_SUPERNET = 16
+# one configuration of given weights on the 150 images of the embedded val split, 1,000 resamples
+# included: 160 s of one core for 162 configurations
+GIVEN_S = 1.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is left of a study, in seconds of processor time of one core."""
+
+    words: str
+    seconds: float
+
+    @property
+    def told(self) -> str:
+        """The line to print."""
+        return f"{self.words}: {self.seconds / 60:.0f} min of processor time"
+
+
+def cost_of(request: StudyRequest, splits: Mapping[str, CocoSplit] | None) -> Cost:
+    """The cost of what is not stored. ``splits``: the train and val split of the trainings; None
+    for a study of given weights.
+    """
+    study = request.study
+    if splits is None:
+        most = max(request.space.queries)
+        count = sum(
+            not study.unranked or (arch.queries < most <= arch.tokens and arch.decoder_layers > 0)
+            for arch in request.space
+        )
+        words = f"{study.id}: {plural(count, 'configuration')} of given weights at {GIVEN_S:g} s"
+        return Cost(words, GIVEN_S * count)
+    seconds = 0.0
+    parts = []
+    stored = 0
+    for side in study.trained:
+        left = [
+            seed
+            for seed in range(request.seeds)
+            if stored_records(
+                request, prepared(request.scale, side, seed, splits["train"]), splits[SPLIT]
+            )
+            is None
+        ]
+        stored += request.seeds - len(left)
+        if left:
+            step, evaluation = probed(request, side, splits)
+            seconds += len(left) * (step * request.steps + evaluation)
+            parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
+    words = f"{study.id}: {request.scale.words}; {', '.join(parts) or 'nothing to train'}"
+    if stored:
+        words += f"; {plural(stored, 'training')} stored"
+    return Cost(words, seconds)
+
+
+def probed(
+    request: StudyRequest, side: Trained, splits: Mapping[str, CocoSplit]
+) -> tuple[float, float]:
+    """Seconds of processor time of one step and of the evaluation of a side, measured by a few
+    steps.
+    """
+    steps = PROBED_OF_SUPERNET if side.shared else PROBED_STEPS
+    ready = prepared(replace(request.scale, steps=steps), side, 0, splits["train"])
+    device = choose_device(request.device)
+    times = [time.process_time()]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            ready.recipe, ready.split, Path(folder), ready.initial, device, ready.hooks
+        )
+        trainer.run(progress=lambda step, losses: times.append(time.process_time()))
+        detector = trainer.state.averaged_detector()
+    step = (times[-1] - times[1]) / (len(times) - 2)
+    archs = request.scale.evaluated(side, ready.recipe.preset.arch)
+    started = time.process_time()
+    found = detections(detector, splits[SPLIT], archs[:1], side.padded)
+    measured(CocoEvaluator(splits[SPLIT]), found[archs[0]])
+    return step, (time.process_time() - started) * len(archs)
