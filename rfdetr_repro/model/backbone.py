@@ -57,6 +57,16 @@ class Backbone(nn.Module, ABC):
         return found
 
 
+def init_normal(tensor: Tensor, std: float) -> None:
+    """Fills ``tensor`` with normal numbers of mean 0; does nothing on the meta device.
+
+    There ``normal_`` imports PyTorch's compiler, which takes as long as PyTorch itself, and a model
+    that is loaded from a file is first described on this device.
+    """
+    if not tensor.is_meta:
+        nn.init.normal_(tensor, std=std)
+
+
 def init_products(module: nn.Module) -> None:
     """Random weights of linear maps and convolutions below ``module``, whose outputs keep about a
     third of the variance of their inputs; biases are 0.
@@ -64,6 +74,6 @@ def init_products(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             fan_in = part.weight[0].numel()
-            nn.init.normal_(part.weight, std=0.6 / fan_in**0.5)
+            init_normal(part.weight, 0.6 / fan_in**0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -113,10 +113,11 @@ class DeformableCrossAttention(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        # on the CPU whatever the device: on the meta device PyTorch would import its compiler
+        angle = torch.arange(self.heads, device="cpu") * (2 * math.pi / self.heads)
         ring = torch.stack([angle.cos(), angle.sin()], dim=-1)
         ring = ring / ring.abs().amax(-1, keepdim=True)  # (M, 2)
-        steps = torch.arange(1, self.points + 1)[:, None]
+        steps = torch.arange(1, self.points + 1, device="cpu")[:, None]
         points = (ring[:, None, None] * steps).expand(-1, self.levels, -1, -1)  # (M, L, P, 2)
         nn.init.zeros_(self.sampling_offsets.weight)
         self.sampling_offsets.bias.data.copy_(points.flatten())

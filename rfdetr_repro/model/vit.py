@@ -21,7 +21,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.backbone_kinds import kind_of
 from rfdetr_repro.spec.model_config import ModelConfig
 
-from .backbone import Backbone, init_products
+from .backbone import Backbone, init_normal, init_products
 from .linear import Linear
 
 # limit of attention() on a CPU: the crossover, measured, lies between 785 and 1024 tokens
@@ -214,11 +214,11 @@ class WindowedViT(Backbone):
         return ()
 
     def _init_weights(self) -> None:
-        nn.init.normal_(self.cls_token, std=0.02)
+        init_normal(self.cls_token, 0.02)
         if self.pos_embed is not None:
-            nn.init.normal_(self.pos_embed, std=0.02)
+            init_normal(self.pos_embed, 0.02)
         if self.register_tokens is not None:
-            nn.init.normal_(self.register_tokens, std=0.02)
+            init_normal(self.register_tokens, 0.02)
         init_products(self)
 
     def embed(self, images: Tensor, patch: int, windows: int) -> tuple[Tensor, tuple[int, int]]:

@@ -6,6 +6,9 @@ tokens.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -501,3 +504,22 @@ def test_the_rest_of_the_model_follows_the_seed(tmp_path: Path) -> None:
 def test_every_layout_is_tested() -> None:
     types = {their_backbone(kind).config.model_type for kind in THEIRS}
     assert types == set(LAYOUTS)
+
+
+def test_a_model_of_shapes_alone_needs_no_compiler() -> None:
+    """A file is compared with such a model before it is loaded; PyTorch's compiler would double the
+    time that the imports of every command take.
+    """
+    program = (
+        "import sys; import torch; from samples_backbones import FIELDS, small; "
+        "from rfdetr_repro.model.detector import Detector\n"
+        "for kind in FIELDS:\n"
+        "    row = small(kind, masks=True)\n"
+        "    with torch.device('meta'): found = Detector(row.model, row.arch)\n"
+        "    assert all(one.is_meta for one in found.parameters()), kind\n"
+        "    assert 'torch._dynamo' not in sys.modules, kind\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
