@@ -6,7 +6,9 @@ build_ext --inplace``. CUDA kernels are compiled in when nvcc is found (CUDA_HOM
 /usr/local/cuda), with PyTorch built for CUDA or not: the library links the CUDA runtime statically
 and PyTorch's stable ABI only; the NumPy modules link neither, but are built for one CPython.
 RFDETR_CUDA=0 leaves the CUDA kernels out, RFDETR_CUDA=1 insists on them, RFDETR_CUDA_ARCHS="80 90"
-picks the architectures. PyTorch is located, never imported, so a build with nothing to do is quick.
+picks the architectures. RFDETR_TENSORRT_INCLUDE names the folder of TensorRT's headers, with which
+the TensorRT plugin librfdetr_tensorrt.so is built too. PyTorch is located, never imported, so a
+build with nothing to do is quick.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ BUILD = ROOT / "build" / "ops"
 MACHINE = os.uname().machine.lower()  # this one
 RESULTS = ROOT / "results"  # stores of Records, which a wheel holds too
 LIBRARY = "librfdetr_ops.so"
+PLUGIN = "librfdetr_tensorrt.so"
 # csrc/python/NAME.cpp becomes rfdetr_repro/_NAME; also linked: sources compiled per instruction set
 MODULES: dict[str, tuple[str, ...]] = {
     "masks": (),
@@ -94,6 +97,24 @@ def find_nvcc() -> str | None:
     if wish == "1" and not found:
         sys.exit("error: RFDETR_CUDA=1 but there is no nvcc; set CUDA_HOME or put nvcc on PATH")
     return None if wish == "0" else found
+
+
+def tensorrt_headers() -> Path | None:
+    """The folder of TensorRT's headers, or None for a build without the plugin."""
+    wish = os.environ.get("RFDETR_TENSORRT_INCLUDE", "").strip()
+    if not wish:
+        return None
+    if not Path(wish, "NvInfer.h").is_file():
+        sys.exit(
+            f"error: RFDETR_TENSORRT_INCLUDE={wish!r} holds no NvInfer.h; name the folder of "
+            f"TensorRT's headers, or leave the variable unset"
+        )
+    if find_nvcc() is None:
+        sys.exit(
+            "error: the TensorRT plugin needs nvcc; set CUDA_HOME or put nvcc on PATH, leave "
+            "RFDETR_CUDA=0 out, or leave RFDETR_TENSORRT_INCLUDE unset"
+        )
+    return Path(wish).resolve()
 
 
 def architectures(nvcc: str | None) -> list[str]:
@@ -238,6 +259,16 @@ def ninja_file(nvcc: str | None, archs: list[str], namespace: str = "", libs: st
     lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
     if namespace:
         return "\n".join([*lines, f"default {LIBRARY}", ""])
+    if headers := tensorrt_headers():
+        lines += [
+            f"rule plugin\n  command = {nvcc} {cuda_flags} -isystem '{headers}' -MD -MF $out.d -c "
+            f"$in -o $out\n  depfile = $out.d\n  deps = gcc\n  description = compile $in",
+            f"rule link_plugin\n  command = {nvcc} -shared -cudart static -Xlinker --no-undefined "
+            f"-o $out $in\n  description = link $out",
+            f"build csrc_tensorrt.o: plugin "
+            f"{ninja_escape(ROOT / 'csrc' / 'tensorrt' / 'ms_deform_attn.cpp')}",
+            f"build {PLUGIN}: link_plugin csrc_tensorrt.o csrc_cuda_ms_deform_attn.cu.o",
+        ]
     lines += [
         f"rule module\n  command = $cxx {cxx_flags} -isystem '{sysconfig.get_path('include')}' "
         f"-isystem '{pybind11_headers(torch)}' -MD -MF $out.d -shared -pthread $in -o $out\n  "
@@ -270,7 +301,8 @@ def stand_in_library(folder: Path) -> str:
 
 def targets() -> list[str]:
     """Names of what is built."""
-    return [LIBRARY, *(f"_{name}{MODULE_SUFFIX}" for name in MODULES)]
+    plugin = [PLUGIN] if tensorrt_headers() else []
+    return [LIBRARY, *plugin, *(f"_{name}{MODULE_SUFFIX}" for name in MODULES)]
 
 
 def build(folder: Path = BUILD, namespace: str = "") -> None:
@@ -321,7 +353,8 @@ class BuildOps(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         *package, name = fullname.split(".")
-        return str(Path(*package, LIBRARY if name == "librfdetr_ops" else name + MODULE_SUFFIX))
+        libraries = {Path(library).stem: library for library in (LIBRARY, PLUGIN)}
+        return str(Path(*package, libraries.get(name, name + MODULE_SUFFIX)))
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []
@@ -363,7 +396,11 @@ if __name__ == "__main__":  # packages/rfdetr-ops/setup.py takes functions from 
     setup(
         ext_modules=[
             Extension(f"rfdetr_repro.{name}", sources=[])
-            for name in ("librfdetr_ops", *(f"_{module}" for module in MODULES))
+            for name in (
+                "librfdetr_ops",
+                *([Path(PLUGIN).stem] if tensorrt_headers() else []),
+                *(f"_{module}" for module in MODULES),
+            )
         ],
         cmdclass={"build_ext": BuildOps, "build_py": BuildWithRecords},
     )

@@ -24,9 +24,13 @@ sys.path[:0] = [str(HERE)]
 from faults import FAULTS, TESTS, Fault  # noqa: E402
 
 ROOT = HERE.parents[1]
-TIMEOUT_S = 400
+# of a test without a fault; one with a fault may take so many times what it took without
+TIMEOUT_S = 3600.0
+PATIENCE = 10.0
+LEAST_TIMEOUT_S = 400.0
 COMPILER = re.compile(r"\.(?:cu|cuh|cpp|h)(?::\d+:\d+|\(\d+\)): (?:fatal )?error")
 FOUND = "found"
+HANGS = "found: hangs"
 PASSED = "passed"
 SKIPPED = "not tried"
 BROKEN = "does not compile"
@@ -44,8 +48,8 @@ def copy_of_the_tests(folder: Path) -> None:
     (folder / "rfdetr_repro").symlink_to(ROOT / "rfdetr_repro")
 
 
-def outcome(test: str, folder: Path) -> tuple[str, str]:
-    """FOUND, PASSED, SKIPPED or BROKEN, and the output."""
+def outcome(test: str, folder: Path, timeout_s: float) -> tuple[str, str]:
+    """FOUND, HANGS, PASSED, SKIPPED or BROKEN, and the output."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS[test]]
     environment = {
         **os.environ,
@@ -60,11 +64,11 @@ def outcome(test: str, folder: Path) -> tuple[str, str]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return FOUND, f"longer than {TIMEOUT_S} s"
+        return HANGS, f"longer than {timeout_s:.0f} s"
     output = done.stdout + done.stderr
     if COMPILER.search(output):
         return BROKEN, output
@@ -87,17 +91,22 @@ def put(fault: Fault, folder: Path) -> str:
     return text
 
 
-def tried(fault: Fault, folder: Path) -> tuple[str, str]:
-    """FOUND and the test that found it, or what went wrong."""
+def tried(fault: Fault, folder: Path, usual_s: dict[str, float]) -> tuple[str, str]:
+    """FOUND or HANGS and the test that found it, or what went wrong. ``usual_s``: seconds that each
+    test takes without a fault.
+    """
     before = put(fault, folder)
     if not before:
         return "no longer fits", f"{fault.old!r} is not {fault.times} times in {fault.file}"
     missing = ""
     try:
         for test in fault.found_by:
-            kind, output = outcome(test, folder)
+            timeout_s = max(LEAST_TIMEOUT_S, PATIENCE * usual_s[test])
+            kind, output = outcome(test, folder, timeout_s)
             if kind == FOUND:
                 return FOUND, test
+            if kind == HANGS:
+                return HANGS, f"{test}, {output}"
             if kind == BROKEN:
                 return BROKEN, "\n".join(line for line in output.splitlines() if "error" in line)[
                     :600
@@ -108,16 +117,19 @@ def tried(fault: Fault, folder: Path) -> tuple[str, str]:
     return (SKIPPED, f"{missing} needs a tool that is not here") if missing else ("NOT FOUND", "")
 
 
-def fails_without_a_fault(faults: list[Fault], folder: Path) -> list[str]:
-    """Tests that fail on the sources as they are."""
+def without_a_fault(faults: list[Fault], folder: Path) -> tuple[list[str], dict[str, float]]:
+    """Tests that fail on the sources as they are, and the seconds that each test takes."""
     tests = dict.fromkeys(test for fault in faults for test in fault.found_by)
     failing = []
+    seconds = {}
     for test in tests:
-        kind, output = outcome(test, folder)
-        if kind in (FOUND, BROKEN):
+        start = time.monotonic()
+        kind, output = outcome(test, folder, TIMEOUT_S)
+        seconds[test] = time.monotonic() - start
+        if kind in (FOUND, HANGS, BROKEN):
             failing.append(test)
             print(output[-3000:])
-    return failing
+    return failing, seconds
 
 
 def main() -> int:
@@ -136,15 +148,15 @@ def main() -> int:
         folder = Path(name)
         (folder / "objects").mkdir()
         copy_of_the_tests(folder)
-        failing = fails_without_a_fault(faults, folder)
+        failing, usual_s = without_a_fault(faults, folder)
         if failing:
             print(f"error: fails without a fault: {', '.join(failing)}", file=sys.stderr)
             return 1
         wrong = 0
         for fault in faults:
             start = time.monotonic()
-            kind, detail = tried(fault, folder)
-            accepted = kind == FOUND or (kind == SKIPPED and args.without_tools)
+            kind, detail = tried(fault, folder, usual_s)
+            accepted = kind in (FOUND, HANGS) or (kind == SKIPPED and args.without_tools)
             wrong += not accepted
             seconds = time.monotonic() - start
             print(f"{fault.name:68} {kind:14} {detail}  ({seconds:.0f} s)", flush=True)
