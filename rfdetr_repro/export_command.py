@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rfdetr_repro.export.artifact import MOST_IMAGES, OPEN_BATCH
 from rfdetr_repro.export.int8.command import Calibrated, add_int8, given
+from rfdetr_repro.export.plugin import ATTENTIONS, DECOMPOSED, PLUGIN
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.export.tensorrt.command import add_batches
 from rfdetr_repro.spec.arguments import (
@@ -90,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--batch", type=batch_of, default=1, metavar="NUMBER|dynamic", help=_BATCH)
     add_batches(arguments)
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default=DECOMPOSED,
+        help="deformable attention in the ONNX file: standard nodes around GridSample, or one node "
+        "that only TensorRT runs, by this project's plugin; the plugin has not run on a GPU yet "
+        "(default: %(default)s)",
+    )
     add_float16_audit(arguments)
     add_antialias(arguments)
     add_int8(arguments)
@@ -155,8 +164,29 @@ def _check(args: argparse.Namespace) -> None:
             args.out,
             "use --precision fp16, or --to onnx",
         )
+    _check_plugin(args)
     if args.to.startswith("tensorrt"):
         tensorrt.target(args.to)
+
+
+def _check_plugin(args: argparse.Namespace) -> None:
+    """Raises :class:`InputError` for what a file with the plugin's node cannot be."""
+    if args.attention != PLUGIN:
+        return
+    if args.to not in ("onnx", "tensorrt"):
+        raise InputError(
+            f"--to {args.to} has no plugin for the attention", hint="use --to tensorrt or onnx"
+        )
+    if args.batch == OPEN_BATCH:
+        raise InputError(
+            "--attention plugin takes a fixed number of images", hint="give --batch a number"
+        )
+    if args.precision == "int8" or args.audit_images:
+        what = "--precision int8" if args.precision == "int8" else "--audit-images"
+        raise InputError(
+            f"{what} runs the file in ONNX Runtime, which does not know the plugin's node",
+            hint="leave --attention plugin out",
+        )
 
 
 def _written(
@@ -171,9 +201,19 @@ def _written(
     from rfdetr_repro.export.onnx.exporter import export_onnx
     from rfdetr_repro.export.torch import export_torch
 
-    if args.precision == "fp32":
+    if args.precision == "fp32" and args.attention != PLUGIN:
         export = export_torch if args.to == "torch" else export_onnx
         return export(subnet, out, meta=meta, batch=args.batch)
+    if args.attention == PLUGIN:
+        return export_onnx(
+            subnet,
+            out,
+            meta=meta,
+            precision=args.precision,
+            islands=args.islands,
+            batch=args.batch,
+            attention=PLUGIN,
+        )
     with temporary_folder() as folder:  # the audit runs the float32 graph
         wide = export_onnx(subnet, Path(folder, "fp32.onnx"), meta=meta, batch=args.batch)
         if data is not None:

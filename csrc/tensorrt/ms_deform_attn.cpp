@@ -101,7 +101,10 @@ const char* wrong_sizes(const std::vector<int32_t>& sizes) {
   return nullptr;
 }
 
-class Plugin : public trt::IPluginV3, public trt::IPluginV3OneCore, public trt::IPluginV3OneBuild, public trt::IPluginV3OneRuntime {
+class Plugin : public trt::IPluginV3,
+               public trt::IPluginV3OneCore,
+               public trt::IPluginV3OneBuild,
+               public trt::IPluginV3OneRuntime {
  public:
   explicit Plugin(const std::vector<int32_t>& sizes) : sizes_(sizes) {
     field_ = trt::PluginField(kSizes, sizes_.data(), trt::PluginFieldType::kINT32, int32_t(sizes_.size()));

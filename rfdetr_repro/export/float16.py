@@ -26,6 +26,7 @@ from rfdetr_repro.spec.files import sha256_bytes
 
 from .artifact import Manifest
 from .float32_regions import Wiring, find_islands
+from .plugin import DOMAIN
 
 HALF = int(TensorProto.FLOAT16)
 FLOAT = int(TensorProto.FLOAT)
@@ -100,8 +101,8 @@ def inline_constants(graph: onnx.GraphProto) -> None:
 
 def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
     """ONNX element type of every value."""
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or any(
+    for node in model.graph.node:  # a file with the plugin's node states the type of its output
+        if node.domain not in ("", "ai.onnx", DOMAIN) or any(
             attribute.HasField("g") for attribute in node.attribute
         ):
             hint = (
@@ -158,12 +159,18 @@ class _Rewriter:
 
     def _node(self, index: int, node: onnx.NodeProto) -> None:
         wanted = FLOAT if index in self.reasons else HALF
-        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        if node.domain == DOMAIN:
+            reads = [wanted, *[FLOAT] * (len(node.input) - 1)]  # only the values may be float16
+            writes = [wanted]
+        else:
+            schema = onnx.defs.get_schema(node.op_type, self.opset)
+            reads = self._allowed(schema.inputs, len(node.input), wanted)
+            writes = self._allowed(schema.outputs, len(node.output), wanted)
         for place, name in enumerate(node.input):
             if self.wiring.is_float(name):
                 node.input[place] = self._read(
                     name,
-                    self._allowed(schema.inputs, place, wanted),
+                    reads[place],
                     as_it_is=node.op_type == "Cast",
                 )
         if index in self.reasons:
@@ -175,14 +182,18 @@ class _Rewriter:
         self.nodes.append(node)
         for place, name in enumerate(node.output):
             if self.wiring.is_float(name):
-                self._write(node, place, self._allowed(schema.outputs, place, wanted))
+                self._write(node, place, writes[place])
 
     @staticmethod
     def _allowed(
-        formals: Sequence[onnx.defs.OpSchema.FormalParameter], place: int, wanted: int
-    ) -> int:
-        """``wanted``, or float32 where the operator does not support float16."""
-        return wanted if "tensor(float16)" in formals[min(place, len(formals) - 1)].types else FLOAT
+        formals: Sequence[onnx.defs.OpSchema.FormalParameter], count: int, wanted: int
+    ) -> list[int]:
+        """For each of ``count`` places ``wanted``, or float32 where the operator does not support
+        float16.
+        """
+        last = len(formals) - 1
+        types = [formals[min(place, last)].types for place in range(count)]
+        return [wanted if "tensor(float16)" in one else FLOAT for one in types]
 
     def _read(self, name: str, kind: int, *, as_it_is: bool) -> str:
         """Name of a value in the type ``kind``; a Cast is added where the value exists in the other

@@ -20,6 +20,8 @@ from onnx import TensorProto, numpy_helper
 
 from rfdetr_repro.spec.errors import InputError
 
+from .plugin import OPERATOR
+
 LARGEST = 65504.0
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 BOUNDARIES = PRODUCTS | {
@@ -35,6 +37,7 @@ BOUNDARIES = PRODUCTS | {
     "MaxPool",
     "AveragePool",
     "GlobalAveragePool",
+    OPERATOR,
 }
 EXACT = {"Sin": "positions", "Cos": "positions", "Exp": "boxes", "Log": "boxes"}
 OUTPUTS = {"boxes": "boxes", "dets": "boxes", "scores": "scores"}
@@ -129,6 +132,8 @@ def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
     # engines need the same type for image and grid
     grids = {i for i, node in enumerate(nodes) if node.op_type == "GridSample"}
     add("sampling", grids | wiring.behind(nodes[i].input[1] for i in grids))
+    calls = [node for node in nodes if node.op_type == OPERATOR]
+    add("sampling", wiring.behind(name for node in calls for name in node.input[1:3]))
     for output, reason in OUTPUTS.items():
         add(reason, wiring.behind([output] if output in wiring.outputs else []))
     return _joined(wiring, reasons)

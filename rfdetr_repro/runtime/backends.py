@@ -12,6 +12,7 @@ import logging
 from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.export.plugin import check_runtime
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import BACKENDS, IN_TORCH, OF_ENGINES, WITH_GRAPH
 from rfdetr_repro.spec.ranges import choose
@@ -73,6 +74,7 @@ def open_session(
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave the CUDA graph out",
         )
     _check_precision(artifact, backend)
+    check_runtime(artifact, backend)
     chosen = _chosen(backend, device_api)
     log.debug(
         f"{artifact.path} opens on {backend}: {threads} threads"

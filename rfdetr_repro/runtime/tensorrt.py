@@ -20,6 +20,7 @@ import numpy as np
 
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.contract import UNKNOWN, check_images, check_input, check_outputs
+from rfdetr_repro.export.plugin import PLUGIN, load_plugin, needs_plugin, plugin_sha256
 from rfdetr_repro.export.tensorrt.cuda_device import (
     ANY,
     Buffer,
@@ -98,6 +99,8 @@ class TrtSession(Session):
         check_outputs(self.manifest.outputs, artifact)
         self._messages = Messages()
         self._logger = make_logger(trt, self._messages)
+        if needs_plugin(self.manifest):
+            self._load_plugin(trt, artifact)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._load(artifact)
         kept = artifact.path.with_name(f"{artifact.path.name}.kernels")
@@ -161,6 +164,15 @@ class TrtSession(Session):
                 artifact.path,
                 hint,
             )
+
+    def _load_plugin(self, trt: Any, artifact: Artifact) -> None:
+        if self.manifest.build.get(PLUGIN) != plugin_sha256():
+            raise InputError(
+                "the engine was built with another build of the TensorRT plugin",
+                artifact.path,
+                "build the engine again",
+            )
+        load_plugin(trt)
 
     def _load(self, artifact: Artifact) -> Any:
         with open_input(artifact.path) as stream:

@@ -1,6 +1,6 @@
-"""The TensorRT plugin of the attention without a GPU: it is compiled against TensorRT's headers, and
-the part of TensorRT that holds plugins (plugin_registry.cpp) makes, stores, restores and runs it. The
-kernel behind it is the CUDA kernel's text compiled for the host. It has never run on a GPU.
+"""The TensorRT plugin of the attention without a GPU: it is compiled against TensorRT's headers,
+and the part of TensorRT that holds plugins (plugin_registry.cpp) makes, stores, restores and runs
+it. The kernel behind it is the CUDA kernel's text compiled for the host. It has never run on a GPU.
 """
 
 from __future__ import annotations

@@ -157,6 +157,23 @@ class FakeTrt:
         self.runs = True
         self.capturable = True
         self.profiles: list[tuple[str, list[tuple[int, ...]]]] = []
+        self.plugins = True  # whether it takes plugin libraries
+        self.creators: dict[tuple[str, str, str], object] = {}
+
+    def get_plugin_registry(self) -> Any:
+        """Takes every library for that of the attention's plugin."""
+
+        def load(path: str) -> None:
+            self.log.append(("library", path))
+            if self.plugins:
+                self.creators["ms_deform_attn_fused", "1", "rfdetr"] = object()
+
+        return SimpleNamespace(
+            load_library=load,
+            get_creator=lambda name, version, namespace: self.creators.get(
+                (name, version, namespace)
+            ),
+        )
 
     def Builder(self, logger: Any) -> Any:
         self.logger = logger

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rfdetr_repro.export import plugin
+from rfdetr_repro.ops.library import OPERATORS
+
 from .graph import Graph
 from .trace import Call, TraceError
 
@@ -362,6 +365,20 @@ def _attention(graph: Graph, call: Call) -> str:
     graph.flops_of[scores] = 2 * pairs * query.shape[3]
     graph.flops_of[name] = 2 * pairs * value.shape[3]
     return name
+
+
+@_translates(OPERATORS.ms_deform_attn_fused.default)
+def _plugin_node(graph: Graph, call: Call) -> str:
+    """Only in a recording that does not decompose the operator."""
+    value, level_sizes, *tensors = call.args
+    return graph.op(
+        plugin.OPERATOR,
+        [graph(tensor) for tensor in (value, *tensors)],
+        domain=plugin.DOMAIN,
+        level_sizes=list(level_sizes),
+        plugin_version=plugin.VERSION,
+        plugin_namespace=plugin.DOMAIN,
+    )
 
 
 @_translates(aten.grid_sampler_2d.default)

@@ -4,7 +4,8 @@
 Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch
 embedding. Outputs, best first: ``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous,
 ``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head also ``masks`` (1, K, h, w) logits.
-K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes. The leading 1
+K = queries. Deformable attention becomes GridSample, or on request one node for TensorRT's plugin
+(:mod:`..plugin`). Equal weights give equal bytes. The leading 1
 is the batch, which may be another number, or open (:mod:`.open_batch`).
 """
 
@@ -34,6 +35,7 @@ from rfdetr_repro.export.artifact import (
     write_artifact,
 )
 from rfdetr_repro.export.float16 import to_half
+from rfdetr_repro.export.plugin import ATTENTION, ATTENTIONS, DECOMPOSED, DOMAIN, PLUGIN
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.ops import DECOMPOSITIONS
@@ -86,6 +88,7 @@ def export_onnx(
     precision: str = "fp32",
     islands: Sequence[str] = (),
     batch: int | str = 1,
+    attention: str = DECOMPOSED,
 ) -> Artifact:
     """Writes ``subnet`` (from ``supernet.slice``), which is not changed, as ``path`` with its
     manifest.
@@ -94,27 +97,36 @@ def export_onnx(
     ``input``, already normalised, -> ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits,
     ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`..float16`; ``islands`` names
     further nodes to keep in float32. ``batch``: images of every run, or "dynamic" for a file that
-    takes any number. Raises :class:`InputError` if the classes of ``meta`` do not
+    takes any number. ``attention``: "plugin" for a file that only TensorRT with this project's
+    plugin runs. Raises :class:`InputError` if the classes of ``meta`` do not
     fit the head, ``TraceError`` if the graph cannot be static.
     """
     check_classes(subnet.config, meta)
-    for given, known in ((contract, tuple(CONTRACTS)), (precision, PRECISIONS)):
-        if given not in known:
+    options = {"contract": contract, "precision": precision, "attention": attention}
+    choices = {"contract": CONTRACTS, "precision": PRECISIONS, "attention": ATTENTIONS}
+    for name, given in options.items():
+        if given not in choices[name]:
             raise InputError(
-                f"unknown contract or precision {given!r}", hint=f"choose {' or '.join(known)}"
+                f"unknown {name} {given!r}", hint=f"choose {' or '.join(choices[name])}"
             )
+    if attention == PLUGIN and not isinstance(batch, int):
+        raise InputError(
+            "a file for the TensorRT plugin takes a fixed number of images",
+            hint="give the batch as a number",
+        )
     decoded = contract == "decoded"
     module = (
         fold_normalisation(subnet)
         if decoded
         else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
     )
-    model, flops, outputs = _recorded(module, CONTRACTS[contract], check_batch(batch))
+    model, flops, outputs = _recorded(module, CONTRACTS[contract], check_batch(batch), attention)
     content = model.SerializeToString(deterministic=True)
     shown = batch if isinstance(batch, int) else 1
     inputs = {CONTRACTS[contract].input: example_images(subnet.arch, shown)}
     manifest = describe(subnet, content, meta, inputs=inputs, outputs=outputs, flops=flops)
-    manifest = replace(manifest, batch=batch)
+    build = {ATTENTION: attention} if attention == PLUGIN else {}
+    manifest = replace(manifest, batch=batch, build=build)
     normalisation = (
         NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
     )
@@ -149,13 +161,13 @@ def check_batch(batch: int | str) -> int | str:
 
 
 def _recorded(
-    module: Detector, contract: Contract, batch: int | str
+    module: Detector, contract: Contract, batch: int | str, attention: str
 ) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
     """The model for ``batch``, the floating-point operations of one image, and the outputs by name,
     of one image where the batch is open.
     """
     if isinstance(batch, int):
-        model, flops, outputs = record(module, contract, batch)
+        model, flops, outputs = record(module, contract, batch, attention)
         return model, flops // batch, outputs
     _, flops, outputs = record(module, contract)
     opened = with_open_batch(*(record(module, contract, count)[0] for count in RECORDED))
@@ -172,13 +184,14 @@ def example_images(arch: Arch, batch: int = 1) -> Tensor:
 
 
 def record(
-    module: Detector, contract: Contract, batch: int = 1
+    module: Detector, contract: Contract, batch: int = 1, attention: str = DECOMPOSED
 ) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
     """Records one pass of a subnet that accepts ``contract``'s input: ONNX model, floating-point
     operations, outputs by name.
     """
     images = example_images(module.arch, batch)
-    return build_model(module, images, contract, module.arch.queries, DECOMPOSITIONS)
+    decompositions = DECOMPOSITIONS if attention == DECOMPOSED else {}
+    return build_model(module, images, contract, module.arch.queries, decompositions)
 
 
 def describe(
@@ -231,7 +244,7 @@ def build_model(
 def _check(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     kinds = {node.op_type for node in model.graph.node}
-    if kinds & _FORBIDDEN or any(node.domain for node in model.graph.node):
+    if kinds & _FORBIDDEN or any(node.domain not in ("", DOMAIN) for node in model.graph.node):
         raise TraceError(
             f"the graph is not static standard ONNX: "
             f"{sorted(kinds & _FORBIDDEN) or 'custom domain'}"

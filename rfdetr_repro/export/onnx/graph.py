@@ -150,7 +150,8 @@ class Graph:
             ],
         )
         flops = sum(self.flops_of.get(node.name, 0) for node in live)
-        opsets = [helper.make_opsetid("", OPSET)]
+        domains = sorted({node.domain for node in live if node.domain})
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(one, 1) for one in domains)]
         return helper.make_model(
             graph, producer_name=producer, opset_imports=opsets, ir_version=IR_VERSION
         ), flops

@@ -24,6 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact, load_artifact, manifest_path, write_artifact
+from rfdetr_repro.export.plugin import (
+    PLUGIN,
+    check_runtime,
+    load_plugin,
+    needs_plugin,
+    plugin_sha256,
+)
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import open_input, sha256_bytes, writable_folder, write_atomic
 
@@ -198,6 +205,7 @@ def build_engine(
             artifact.path,
             "export the model with --batch dynamic",
         )
+    check_runtime(artifact, backend)
     trt, where = target(backend, chosen, options.capability)
     batches = (options.batches or BATCHES) if artifact.manifest.open_batch else None
     # a capability is part of ``where``
@@ -213,6 +221,9 @@ def build_engine(
         "gpu": where,
         **named,
     }
+    if needs_plugin(artifact.manifest):
+        identity[PLUGIN] = plugin_sha256()
+        load_plugin(trt)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     path = writable_folder(folder) / (name or f"{artifact.path.stem}-{key}.engine")
     if name is None and path.is_file() and manifest_path(path).is_file():
