@@ -82,7 +82,8 @@ const char* open_library(const char* path) {
   if (count != 1 || std::strcmp(all[0]->getInterfaceInfo().kind, "PLUGIN CREATOR_V3ONE")) return "not one creator of V3";
   creator = static_cast<IPluginCreatorV3One*>(all[0]);
   names = std::string(creator->getPluginName()) + ' ' + creator->getPluginVersion() + ' ' + creator->getPluginNamespace();
-  for (int32_t i = 0; i < creator->getFieldNames()->nbFields; ++i) names += ' ' + std::string(creator->getFieldNames()->fields[i].name);
+  const PluginFieldCollection* const fields = creator->getFieldNames();
+  for (int32_t i = 0; i < fields->nbFields; ++i) names += ' ' + std::string(fields->fields[i].name);
   return names.c_str();
 }
 
