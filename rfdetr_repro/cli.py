@@ -96,6 +96,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "search.pick_command",
         ),
         "family": _verb("evaluate patch sizes that training never drew", "family", "family"),
+        "nasbench": _verb(
+            "ask the benchmark of architecture search for AP and latency", "nasbench_command"
+        ),
     },
     "deploy and measure": {
         "export": _verb(

@@ -27,10 +27,10 @@ from rfdetr_repro.evaluation.matches import (
     Matches,
     Objects,
     accuracy_and_matches,
-    matches,
     with_interval,
 )
 from rfdetr_repro.evaluation.predict_split import BATCH, detections_of, device_of
+from rfdetr_repro.evaluation.shared_matches import SharedMatcher
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import available_bytes, to_device
@@ -107,6 +107,7 @@ class GroupEvaluation:
         self.kinds = KINDS if masks else KINDS[:1]
         self.evaluator = CocoEvaluator(split)
         self.objects = Objects.of(self.evaluator)
+        self.matcher = SharedMatcher(self.evaluator)
         self._by_id = images_by_id(split)
 
     def __call__(self, item: Whole | Part) -> Accuracies | Parts:
@@ -143,10 +144,8 @@ class GroupEvaluation:
         found = shared_detections(
             self.detector, self.split, archs, masks="segm" in self.kinds, indices=indices
         )
-        return {
-            arch: {kind: matches(self.evaluator, found[arch], kind) for kind in self.kinds}
-            for arch in archs
-        }
+        of_kind = {kind: self.matcher.matches(found, kind) for kind in self.kinds}
+        return {arch: {kind: of_kind[kind][arch] for kind in self.kinds} for arch in archs}
 
 
 @dataclass(frozen=True)

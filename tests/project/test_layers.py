@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "rfdetr_repro"
-WITHOUT_TORCH = ("spec", "records", "paper", "tables", "plots", "report")
+WITHOUT_TORCH = ("spec", "records", "paper", "tables", "plots", "nasbench", "report")
 TORCH = ("torch", "torchvision", "onnx", "onnxruntime", "faster_coco_eval", "hotcoco")
 
 
