@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.studies import gather_limit, race, sampling
-from rfdetr_repro.records.record import Accuracy
+from benchmarks.studies import gather_limit, latency_tails, race, sampling
+from rfdetr_repro.records.record import Accuracy, ArtifactId, Latency, ModelId, Record
+from rfdetr_repro.records.samples import Series, as_stored, save_samples
+from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import Protocol
 
 FAST = Arch(64, 16, 1, 1, 25)
 SLOW = Arch(128, 16, 1, 1, 25)
@@ -63,3 +66,33 @@ def test_the_loop_sums_weighted_lines(tmp_path: Path) -> None:
     gather(*pointers, ctypes.c_long(24), ctypes.c_void_p(out.ctypes.data))
     lines = table.reshape(32, 16)[offsets] * weights[:, None]
     np.testing.assert_allclose(out.reshape(3, 16), lines.reshape(3, 8, 16).sum(1), atol=1e-5)
+
+
+def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    store = Store(tmp_path / "mine.jsonl")
+    samples = {}
+    for file, mode in ((1, "buffered"), (1, "sustained"), (2, "buffered")):
+        ms = as_stored(10 + rng.exponential(8, 100))
+        samples[file, mode] = ms
+        sha256 = f"{file:064x}"
+        store.append(
+            Record(
+                "protocol",
+                ModelId("rfdetr", f"rfdetr {file}"),
+                artifact=ArtifactId(sha256, sha256, "onnxruntime-cpu", "fp32", 1),
+                latency=Latency(
+                    float(np.median(ms)),
+                    artifact_sha256=sha256,
+                    samples_sha256=save_samples(tmp_path, Series.of(ms)),
+                ),
+                protocol=Protocol(mode=mode, buffer_ms=200.0 if mode == "buffered" else 0.0),
+            )
+        )
+    found = latency_tails.tails(store.path)
+    assert list(found) == [f"{1:064x}"]
+    for mode, tail in found[f"{1:064x}"].items():
+        ms = samples[1, mode]
+        assert tail.over[1] == pytest.approx(100 * (np.percentile(ms, 95) / np.median(ms) - 1))
+        assert tail.missed == pytest.approx((np.mean(ms > 100 / 3), np.mean(ms > 50 / 3)))
+    assert any("missed at 60" in line for line in latency_tails.table(found))
