@@ -232,7 +232,7 @@ def _refuse(given: Mapping[str, object], when: str) -> None:
             raise InputError(f"{name} has no meaning {when}", hint="leave one of them out")
 
 
-def _requests(
+def requests_of(
     args: argparse.Namespace, data: DataSource | None, argv: Sequence[str] | None
 ) -> list[StudyRequest]:
     """What ``--run`` asks for, study by study."""
@@ -265,7 +265,7 @@ def _plan(args: argparse.Namespace, data: DataSource | None) -> None:
     from rfdetr_repro.reproduce.claim_studies import read_data
 
     total = 0.0
-    for request in _requests(args, data, None):
+    for request in requests_of(args, data, None):
         cost = cost_of(request, read_data(request) if request.study.trained else None)
         total += cost.seconds
         print(cost.told, flush=True)
@@ -280,7 +280,7 @@ def _run(
     from rfdetr_repro.reproduce.claim_studies import read_data, run_study
 
     records: dict[str, Record] = {}
-    for request in _requests(args, data, argv):
+    for request in requests_of(args, data, argv):
         splits = read_data(request) if request.study.trained else None
         log.info(cost_of(request, splits).told)
         records |= {record.id: record for record in run_study(request)}

@@ -227,17 +227,24 @@ def _trainings(request: StudyRequest, splits: dict[str, CocoSplit]) -> Iterator[
 
 
 def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record] | None:
-    """The known Records of a training on ``split``; None if one is missing."""
-    found = {
-        record.model.arch: record
-        for record in request.stored.values()
-        if record.source == STUDY
-        and record.training_sha256 == ready.sha256
-        and record.data is not None
-        and record.data.sha256 == split.sha256
-    }
+    """The known Records of a training on ``split``, all of the same file of weights; None if no
+    file has all of them.
+    """
     archs = request.scale.evaluated(ready.side, ready.recipe.preset.arch)
-    return [found[arch] for arch in archs] if found.keys() >= set(archs) else None
+    found: dict[str | None, dict[Arch | None, Record]] = {}
+    for record in request.stored.values():
+        if (
+            record.source == STUDY
+            and record.training_sha256 == ready.sha256
+            and record.data is not None
+            and record.data.sha256 == split.sha256
+        ):
+            weights = record.model.checkpoint_sha256
+            found.setdefault(weights, {})[record.model.arch] = record
+    for records in found.values():
+        if records.keys() >= set(archs):
+            return [records[arch] for arch in archs]
+    return None
 
 
 def _trained(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record]:

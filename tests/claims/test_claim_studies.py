@@ -16,7 +16,7 @@ import torch
 from rfdetr_repro import claims_command
 from rfdetr_repro.claims.catalog import claims_named
 from rfdetr_repro.claims.pairs import SHARED, STUDY, has_resamples
-from rfdetr_repro.claims.studies import ALONE, DRAWN, STARTS, STUDIES, UNRANKED
+from rfdetr_repro.claims.studies import ALONE, DRAWN, QUICK_STEPS, STARTS, STUDIES, UNRANKED
 from rfdetr_repro.claims.verdicts import ONE_SEED, UNDECIDED, judged
 from rfdetr_repro.data.coco import Sample, read_split
 from rfdetr_repro.data.domains.dataset import DomainConfig, write_domain
@@ -264,6 +264,18 @@ def test_bad_arguments_are_one_line_and_nothing_is_written(words, said, tmp_path
     with pytest.raises(InputError, match=said):
         claims_command.main(words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_all_studies_has_one_request_for_each_and_keeps_their_own_start(tmp_path):
+    given = ["--run", "all", "--out", str(tmp_path), "--start", "weights", "--quick"]
+    requests = claims_command.requests_of(claims_command.parser().parse_args(given), None, given)
+    assert [one.study.id for one in requests] == list(STUDIES)
+    starts = {one.study.id: one.start for one in requests}
+    assert starts.pop("backbones") == "backbone" and set(starts.values()) == {"weights"}
+    assert {(one.seeds, one.steps) for one in requests} == {(3, QUICK_STEPS)}
+    # the Records of the package are known, so that given weights are not evaluated again
+    weights = requests[0]
+    assert len(weights.known) >= len(PICO_SPACE) and not weights.store.path.exists()
 
 
 def test_data_without_val_are_refused_before_any_training(data, tmp_path):
