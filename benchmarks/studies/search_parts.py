@@ -4,8 +4,8 @@
 
 A part is one unit of work on one thread: one picture decoded, one picture resized, one
 configuration scored on 1,000 images, one image of one configuration resampled for a race,
-one exported file, and one image through the least, the median and the most expensive backbone with
-all decoders that share it, as ``search --plan`` times them. Times are CPU times of this process, so
+one exported file, and one image through the least, the median and the ninth-decile backbone by
+operations, with all decoders that share it. Times are CPU times of this process, so
 that other programs of the machine disturb them little; the median of the repeats is stored, with
 its exact 95 % interval (order statistics) where at least six repeats allow one. Pictures,
 annotations and matches are made up with COCO's statistics and weights are random: no time here
@@ -58,7 +58,7 @@ DECIDING = "resampled AP of a configuration, per image, 200 resamples"
 EXPORTING = "export of a file"
 PASSING = "shared pass of an image, {which} backbone"
 SIDES = (min(PAPER_SPACE.resolutions), 640, max(PAPER_SPACE.resolutions))
-PASSES = ("least", "median", "most expensive")
+PASSES = ("least", "median", "ninth decile")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def groups() -> list[tuple[float, list[Arch]]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def timed_places(count: int) -> tuple[int, int, int]:
+    """Places of the backbones that are timed among ``count`` in order of their operations."""
+    return 0, count // 2, 9 * count // 10
+
+
 def parts() -> Iterator[Part]:
     """All parts, the cheap ones first."""
     yield Part(DECODING, _decoding, 15)
@@ -92,9 +97,9 @@ def parts() -> Iterator[Part]:
     ordered = groups()
     middle = ordered[len(ordered) // 2][1][0]
     yield Part(EXPORTING, lambda: _exporting(middle), 6, middle)
-    for which, index in zip(PASSES, (0, len(ordered) // 2, -1), strict=True):
+    for which, index in zip(PASSES, timed_places(len(ordered)), strict=True):
         flops, group = ordered[index]
-        repeats = 1 if index == -1 else 6
+        repeats = 2 if which == PASSES[-1] else 6
         yield Part(
             PASSING.format(which=which),
             lambda group=group: _passing(group),
@@ -177,10 +182,10 @@ def _passing(group: Sequence[Arch]) -> Callable[[], object]:
 
 def measured(part: Part, command: str) -> Record:
     """Runs a part on one thread and returns its Record. The first run is not timed, because it
-    allocates memory; the most expensive pass has no such run, because it takes minutes.
+    allocates memory; a part of two repeats has no such run, because it is long.
     """
     work = part.make()
-    if part.repeats > 1:
+    if part.repeats > 2:
         work()
     times = []
     for _ in range(part.repeats):
@@ -236,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in chosen:
         if part.name in done:
             continue
+        print(f"timing: {part.name}", flush=True)
         record = measured(part, "python -m benchmarks.studies.search_parts")
         store.append(record)
         latency = record.as_latency().latency

@@ -35,6 +35,7 @@ from benchmarks.studies.search_parts import (
     SCORING,
     SIDES,
     groups,
+    timed_places,
 )
 from rfdetr_repro.paper.published import published_rows
 from rfdetr_repro.records.record import Latency, ModelId, Record
@@ -87,20 +88,26 @@ def published_share() -> float:
     )
 
 
-def parts_of(records: Sequence[Record]) -> dict[str, Latency]:
-    """Name -> time of the timed parts. Raises :class:`InputError` where a part is missing."""
+def parts_of(
+    records: Sequence[Record], given: Mapping[str, float] | None = None
+) -> dict[str, Latency]:
+    """Name -> time of the timed parts. ``given``: milliseconds of parts that were timed elsewhere,
+    which stand in for missing ones. Passes on this machine may be missing; :class:`InputError` is
+    raised for any other missing part.
+    """
     found = {
         str(record.model.variant): record.latency
         for record in records
         if record.campaign == CAMPAIGN and record.latency and record.latency.method == "measured"
     }
+    for name, ms in (given or {}).items():
+        found.setdefault(name, Latency(ms, method="modelled"))
     needed = [
         DECODING,
         SCORING,
         DECIDING,
         EXPORTING,
         *(RESIZING.format(side=side) for side in SIDES),
-        *(PASSING.format(which=which) for which in PASSES),
     ]
     if missing := [name for name in needed if name not in found]:
         raise InputError(
@@ -127,7 +134,6 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
         return parts[name].median_ms
 
     passes = shared * IMAGES / rate / 3600
-    here = _passes_here(parts, known) * IMAGES * per_second
     decoding = IMAGES * ms(DECODING) * per_second
     resizing = _resizing_ms(parts, known) * IMAGES * per_second
     scored_ms = ms(SCORING) * IMAGES / SCORED_IMAGES
@@ -154,8 +160,7 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
         + size * (scored_ms + IMAGES * ms(RESIZING.format(side=640))) * per_second
         + size * engine_s / 3600
     )
-    of_pass = ", ".join(f"{ms(PASSING.format(which=which)) / 1e3:,.3g} s" for which in PASSES)
-    return [
+    rows = [
         Row(
             "operations of one image, one by one",
             f"{alone / 1e12:,.0f} TFLOP",
@@ -196,7 +201,12 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
         Row(
             "COCO evaluation of all configurations",
             f"{scoring:.1f} h of CPU",
-            f"{size:,} x {scored_ms / 1e3:.2f} s, five times that of {SCORED_IMAGES:,} images",
+            f"{size:,} x {scored_ms / 1e3:.2f} s, "
+            + (
+                f"five times that of {SCORED_IMAGES:,} images"
+                if parts[SCORING].method == "measured"
+                else "**given**: not timed in this session"
+            ),
             scoring,
             ON_CPU,
         ),
@@ -247,23 +257,39 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
             single,
             ON_T4,
         ),
+    ]
+    return [*rows, *_here(parts, known)]
+
+
+def _here(parts: Mapping[str, Latency], known: Sequence[tuple[float, object]]) -> list[Row]:
+    """The row of the passes on this machine; none where a pass was not timed."""
+    times = [parts.get(PASSING.format(which=which)) for which in PASSES]
+    if None in times:
+        return []
+    hours = _passes_here(parts, known) * IMAGES * 1e-3 / 3600
+    of_pass = ", ".join(f"{one.median_ms / 1e3:,.3g} s" for one in times if one is not None)
+    return [
         Row(
             "passes on this machine instead, one thread",
-            f"{here:,.0f} h",
-            f"as `search --plan` does: {of_pass} an image through the least, the median and the "
-            f"most expensive backbone, interpolated over operations",
-            here,
+            f"{hours:,.0f} h",
+            f"{of_pass} an image through the least, the median and the ninth-decile backbone; "
+            f"between them interpolated over operations, beyond them in proportion",
+            hours,
             ON_CPU,
-        ),
+        )
     ]
 
 
 def _passes_here(parts: Mapping[str, Latency], known: Sequence[tuple[float, object]]) -> float:
-    """Milliseconds of one image through all backbones, interpolated between the timed."""
+    """Milliseconds of one image through all backbones, interpolated between the timed, and
+    beyond the last in proportion to operations.
+    """
     costs = [flops for flops, _ in known]
-    at = [costs[0], costs[len(costs) // 2], costs[-1]]
+    at = [costs[place] for place in timed_places(len(costs))]
     times = [parts[PASSING.format(which=which)].median_ms for which in PASSES]
-    return float(np.interp(costs, at, times).sum())
+    within = np.interp(costs, at, times)
+    beyond = times[-1] * np.array(costs) / at[-1]
+    return float(np.where(np.array(costs) > at[-1], beyond, within).sum())
 
 
 def _resizing_ms(parts: Mapping[str, Latency], known: Sequence[tuple[float, list]]) -> float:
@@ -388,6 +414,20 @@ def _interval(record: Record) -> str:
     return f"{_time(latency.ci_low_ms)} to {_time(latency.ci_high_ms)}"
 
 
+def _given(texts: Sequence[str]) -> dict[str, float]:
+    """Name -> milliseconds. Raises :class:`InputError` for another text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or found[name] <= 0:
+            raise InputError(f"{text!r} is not NAME=MS", "--given", f"write '{SCORING}=250'")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes or prints the projection, and stores its rows beside the timed parts."""
     parser = argparse.ArgumentParser("benchmarks/studies/search_projection.py", description=__doc__)
@@ -399,6 +439,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--builds", type=int, default=COCO.buffered.builds)
     add("--file-ms", type=float, default=8.0, help="latency of a confirmed file on a T4")
     add("--race-passes", type=float, default=0.47, help="share of the passes that a race makes")
+    add(
+        "--given",
+        action="append",
+        default=[],
+        metavar="NAME=MS",
+        help="a part that was timed elsewhere, in ms; it stands in for a missing Record",
+    )
     add("--out", type=Path)
     args = parser.parse_args(argv)
     assumed = Assumed(
@@ -411,7 +458,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     store = Store(args.records)
     records = [one for one in store.read() if one.campaign == CAMPAIGN]
-    rows = rows_of(parts_of(records), assumed)
+    rows = rows_of(parts_of(records, _given(args.given)), assumed)
     text = page(rows, records, assumed)
     timed = [one for one in records if one.latency and one.latency.method == "measured"]
     kept = [*timed, *(record_of(row) for row in rows if row.hours is not None)]

@@ -67,7 +67,9 @@ def test_the_whole_is_the_sum_of_its_parts() -> None:
     assert found["COCO evaluation of all configurations"] == pytest.approx(6188 * 5e-3 / 3600)
     assert found["decoding of the pictures"] == pytest.approx(5 / 3600)
     assert found["resizing of the pictures"] == pytest.approx(221 * 5 / 3600)
-    assert found["passes on this machine instead, one thread"] == pytest.approx(221 * 5 / 3600)
+    # equal times up to the ninth decile, and longer ones for the 23 backbones beyond
+    here = found["passes on this machine instead, one thread"]
+    assert 221 * 5 / 3600 < here < 10 * 221 * 5 / 3600
     dearer = hours(timed(**{SCORING: 2.0}))
     name = "COCO evaluation of all configurations"
     assert dearer[name] == pytest.approx(2 * found[name])
@@ -77,6 +79,10 @@ def test_a_missing_part_is_named_and_not_guessed() -> None:
     records = [one for one in timed() if one.model.variant != DECIDING]
     with pytest.raises(InputError, match="no time of resampled AP"):
         parts_of(records)
+    given = parts_of(records, {DECIDING: 3.0, DECODING: 9.0})
+    assert given[DECIDING].median_ms == 3.0 and given[DECODING].median_ms == 1.0
+    without = [one for one in timed() if "shared pass" not in one.model.variant]
+    assert "passes on this machine instead, one thread" not in hours(without)
 
 
 def test_rows_become_records_and_a_page() -> None:
