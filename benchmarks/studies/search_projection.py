@@ -213,7 +213,9 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
         Row(
             "latency model",
             f"{latency:.1f} h of GPU",
-            f"{assumed.engines} engines x ({ms(EXPORTING) / 1e3:.1f} s of export, "
+            f"{assumed.engines} engines x ({ms(EXPORTING) / 1e3:.1f} s of export"
+            + ("" if parts[EXPORTING].method == "measured" else ", **given**")
+            + ", "
             f"{assumed.build_s:.0f} s to build, **assumed**, {short_s:.0f} s of samples at most)",
             latency,
             ON_T4,
@@ -363,7 +365,7 @@ decoder.
 {assumed.candidates * assumed.builds} |
 | accuracy of | not stated | each configuration alone | all configurations of a backbone \
 together |
-| latency of | measured, 200 ms of waiting | measured | {assumed.engines} engines measured, the \
+| latency of | each configuration | each configuration | {assumed.engines} engines measured, the \
 others modelled; {assumed.candidates} measured again |
 
 - Sharing passes and modelling latencies are worth a factor of {single / whole:.0f} by these \
