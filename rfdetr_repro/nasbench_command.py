@@ -2,6 +2,7 @@
 
     rfdetr-repro nasbench [--arch KEY [--seed N] [--split NAME] [--first N]] [--folder DIR]
     rfdetr-repro nasbench --build WEIGHTS --data DIR --seed N --training TEXT --folder DIR
+    rfdetr-repro nasbench --latencies RECORDS --folder DIR
 
 Questions need no PyTorch; a build evaluates a model.
 """
@@ -13,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
-from rfdetr_repro.nasbench.bench import Answer, NasBench
-from rfdetr_repro.nasbench.latency import Timing
+from rfdetr_repro.nasbench.bench import LATENCIES, Answer, NasBench
+from rfdetr_repro.nasbench.latency import Latencies, Timing
 from rfdetr_repro.nasbench.space import SPACE
+from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     any_path,
@@ -23,6 +25,7 @@ from rfdetr_repro.spec.arguments import (
     whole,
 )
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.presets import PICO
 
 SPLITS = ("val", "test")
 
@@ -41,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
             "nasbench --arch r128-p16-w1-d2-q25 --first 100",
             "nasbench --build runs/mine/supernet.safetensors --data data/embedded --seed 3 "
             '--training "4,000 steps from random weights" --folder runs/nasbench',
+            "nasbench --latencies runs/mine/records.jsonl --folder runs/nasbench",
         ),
     )
     add = arguments.add_argument
@@ -77,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
         help="supernet.safetensors of a run, or other weights of this package",
     )
     add("--training", metavar="TEXT", help="how the weights were trained, in words; stored")
+    add(
+        "--latencies",
+        type=input_file,
+        metavar="RECORDS",
+        help="store with Records of measured engines of the pico supernet, such as records.jsonl "
+        "of a search; writes latency.json to --folder: these latencies, and a model for the others",
+    )
     add_data_arguments(arguments, "the data set to evaluate on; with --build", SPLITS)
     return arguments
 
@@ -86,10 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     data = source_of(args, SPLITS, needed=False)
     if args.build is not None:
-        _refuse({"--arch": args.arch, "--first": args.first}, "with --build")
+        others = {"--arch": args.arch, "--first": args.first, "--latencies": args.latencies}
+        _refuse(others, "with --build")
         _build(args, data)
         return 0
     _refuse({"--training": args.training, "--data": data}, "without --build")
+    if args.latencies is not None:
+        others = {name: getattr(args, name[2:]) for name in ("--arch", "--seed", "--split")}
+        _refuse({**others, "--first": args.first}, "with --latencies")
+        _latencies(args)
+        return 0
     if args.arch is None:
         asked = {"--seed": args.seed, "--split": args.split, "--first": args.first}
         _refuse(asked, "without --arch")
@@ -147,6 +164,19 @@ def _ms(timing: Timing) -> str:
     if timing.measured:
         return f"{timing.ms:.2f} ms, measured (95 %: {timing.low:.2f} to {timing.high:.2f})"
     return f"{timing.ms:.2f} ms, modelled (median error {timing.error:.1%})"
+
+
+def _latencies(args: argparse.Namespace) -> None:
+    """Writes ``latency.json`` of ``--folder``."""
+    if args.folder is None:
+        raise InputError("the latencies need a folder", "--latencies", "add --folder DIR")
+    from rfdetr_repro.search.nasbench_latency import runtimes_in
+
+    archs = tuple(SPACE)
+    runtimes = runtimes_in(read_stores([args.latencies]), archs, PICO.model)
+    target = args.folder / LATENCIES
+    Latencies(archs, runtimes).write(target)
+    print(f"{target}: {', '.join(runtimes)}")
 
 
 def _build(args: argparse.Namespace, data: DataSource | None) -> None:

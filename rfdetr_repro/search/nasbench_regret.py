@@ -1,0 +1,132 @@
+"""Regret of search methods on the benchmark over the image evaluations that they paid.
+
+A method's regret after some evaluations is the part of the exhaustive search's hypervolume (AP from
+0, latency up to 5 % beyond the slowest architecture) that the architectures it recommends then do
+not cover, by their true AP on the whole split.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from rfdetr_repro.nasbench.bench import NasBench
+from rfdetr_repro.spec.arch import Arch, SearchSpace
+from rfdetr_repro.spec.errors import InputError
+
+from .nasbench_methods import METHODS, Step, Trial
+
+Array = np.ndarray[Any, Any]
+# parts of the exhaustive search's image evaluations at which regret is stated
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+LOST = 0.005  # regret that counts as found
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What repeated runs of one method did.
+
+    ``regret``: float64 (runs, shares), NaN before the first recommendation. ``evaluations``: paid
+    by each run in all, as a part of the exhaustive search's, (runs,). ``found``: part after which
+    regret stays at or below LOST, NaN where it never does, (runs,). ``decisions_s``: CPU time of
+    each run without the benchmark's answers, (runs,).
+    """
+
+    method: str
+    regret: Array
+    evaluations: Array
+    found: Array
+    decisions_s: Array
+
+
+def hypervolume(points: Mapping[Arch, float], latency_ms: Mapping[Arch, float]) -> float:
+    """Area between the best AP so far and 0, from the fastest of ``points`` to 5 % beyond the
+    slowest architecture of ``latency_ms``.
+    """
+    ordered = sorted(points, key=lambda arch: latency_ms[arch])
+    ends = [*(latency_ms[arch] for arch in ordered[1:]), 1.05 * max(latency_ms.values())]
+    best = np.maximum.accumulate([points[arch] for arch in ordered])
+    return float(
+        sum(
+            ap * (end - latency_ms[arch]) for ap, arch, end in zip(best, ordered, ends, strict=True)
+        )
+    )
+
+
+def run_method(
+    method: str, bench: NasBench, space: SearchSpace, on: str, seed: int, repeat: int
+) -> tuple[list[Step], float]:
+    """The recommendations of one run and the CPU time in s of its decisions."""
+    own = replace(bench, evaluations=0, queries=0, _paid={})
+    latency_ms = {arch: bench.latency(arch, on).ms for arch in space}
+    trial = Trial(own, space, latency_ms, seed, random.Random(repeat))
+    began = time.process_time()
+    METHODS[method](trial)
+    return trial.steps, time.process_time() - began - trial.answers_s
+
+
+def curve(
+    method: str,
+    bench: NasBench,
+    space: SearchSpace,
+    on: str = "onnxruntime-1",
+    seed: int = 0,
+    repeats: int = 10,
+) -> Curve:
+    """Regret of ``repeats`` runs of a method that searches ``space`` with the latencies of ``on``.
+
+    Raises :class:`InputError` for an unknown method, and where the benchmark does not hold what is
+    asked.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}", hint=f"choose one of {', '.join(METHODS)}")
+    latency_ms = {arch: bench.latency(arch, on).ms for arch in space}
+    part = bench.part(seed)
+    exact = {arch: float(part.ap[bench.place(arch), 0]) for arch in space}
+    whole = hypervolume(exact, latency_ms)
+    images = len(exact) * part.images
+    rows, spent, found, decisions = [], [], [], []
+    for repeat in range(repeats):
+        steps, seconds = run_method(method, bench, space, on, seed, repeat)
+        paid = np.array([step.evaluations for step in steps]) / images
+        lost = np.array(
+            [
+                1
+                - hypervolume({arch: exact[arch] for arch in step.recommended}, latency_ms) / whole
+                for step in steps
+            ]
+        )
+        rows.append(at_shares(paid, lost))
+        spent.append(paid[-1])
+        found.append(found_after(paid, lost))
+        decisions.append(seconds)
+    return Curve(method, np.array(rows), np.array(spent), np.array(found), np.array(decisions))
+
+
+def at_shares(paid: Array, lost: Array, shares: Sequence[float] = SHARES) -> Array:
+    """Regret of the last recommendation at each share; NaN before the first."""
+    places = np.searchsorted(paid, np.asarray(shares) + 1e-12, side="right") - 1
+    return np.where(places >= 0, lost[np.maximum(places, 0)], np.nan)
+
+
+def found_after(paid: Array, lost: Array) -> float:
+    """Part of the evaluations after which regret stays at or below LOST; NaN if it never does."""
+    bad = np.flatnonzero(lost > LOST)
+    first = bad[-1] + 1 if len(bad) else 0
+    return float(paid[first]) if first < len(paid) else float("nan")
+
+
+def mean_and_reach(values: Array) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval by Student's t; NaN with fewer than two values, or
+    where one is NaN.
+    """
+    if len(values) < 2 or np.isnan(values).any():
+        return float("nan"), float("nan")
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(error * student.ppf(0.975, len(values) - 1))
