@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace rfdetr {
@@ -82,15 +83,35 @@ Storage storage_of(ScalarType type) {
   }
 }
 
+// Boxed calls of PyTorch's dispatcher cost more than the attention of a few queries, so none is made for a tensor that is
+// contiguous, and results are allocated directly.
+Tensor dense(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
+// An uninitialised tensor with the type and device of `like`.
+Tensor unfilled(const Tensor& like, const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t axis = sizes.size(); axis-- > 1;) strides[axis - 1] = strides[axis] * std::max<int64_t>(sizes[axis], 1);
+  int32_t type = 0, device = 0;
+  AtenTensorHandle made = nullptr;
+  const bool done = aoti_torch_get_dtype(like.get(), &type) == AOTI_TORCH_SUCCESS &&
+                    aoti_torch_get_device_type(like.get(), &device) == AOTI_TORCH_SUCCESS &&
+                    aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), type, device,
+                                             like.get_device_index(), &made) == AOTI_TORCH_SUCCESS;
+  STD_TORCH_CHECK(done, "the result could not be allocated");
+  return Tensor(made);
+}
+
+Tensor unfilled_like(const Tensor& like) { return unfilled(like, {like.sizes().begin(), like.sizes().end()}); }
+
 }  // namespace
 
 Inputs::Inputs(const Tensor& v, const std::vector<int64_t>& level_sizes, const std::optional<Tensor>& reference_boxes,
                const Tensor& p, const Tensor& w)
-    : value(torch::stable::contiguous(v)), points(torch::stable::contiguous(p)), weights(torch::stable::contiguous(w)) {
+    : value(dense(v)), points(dense(p)), weights(dense(w)) {
   const Problem problem = check_arguments(v, level_sizes, p, w);
   if (reference_boxes) {
     check_boxes(*reference_boxes, p, problem);
-    boxes = torch::stable::contiguous(*reference_boxes);
+    boxes = dense(*reference_boxes);
   }
   call = {problem,
           storage_of(value.scalar_type()),
@@ -102,19 +123,20 @@ Inputs::Inputs(const Tensor& v, const std::vector<int64_t>& level_sizes, const s
 
 Tensor Inputs::new_output() const {
   const Problem& sizes = call.problem;
-  Tensor output = torch::stable::new_empty(value, {sizes.batch, sizes.queries, sizes.heads * sizes.channels});
+  Tensor output = unfilled(value, {sizes.batch, sizes.queries, sizes.heads * sizes.channels});
   return samples() == 0 ? torch::stable::zero_(output) : output;
 }
 
 GradientTensors::GradientTensors(const Inputs& inputs, const Tensor& grad_output, ScalarType value_type, bool zeroed)
-    : upstream(torch::stable::contiguous(grad_output)),
-      value(zeroed || inputs.samples() == 0 ? torch::stable::new_zeros(inputs.value, inputs.value.sizes(), value_type)
-                                            : torch::stable::new_empty(inputs.value, inputs.value.sizes(), value_type)),
-      points(torch::stable::new_empty(inputs.points, inputs.points.sizes())),
-      weights(torch::stable::new_empty(inputs.weights, inputs.weights.sizes())) {
+    : upstream(dense(grad_output)),
+      value(zeroed || inputs.samples() == 0
+                ? torch::stable::new_zeros(inputs.value, inputs.value.sizes(), value_type)
+                : unfilled_like(value_type == inputs.value.scalar_type() ? inputs.value : inputs.points)),
+      points(unfilled_like(inputs.points)),
+      weights(unfilled_like(inputs.weights)) {
   check_grad_output(grad_output, inputs.value, inputs.call.problem);
   if (inputs.boxes) {
-    boxes = torch::stable::new_empty(*inputs.boxes, inputs.boxes->sizes());
+    boxes = unfilled_like(*inputs.boxes);
     if (inputs.samples() == 0) boxes = torch::stable::zero_(*boxes);
   }
   to = {upstream.const_data_ptr(), value.mutable_data_ptr(), points.mutable_data_ptr(), weights.mutable_data_ptr(),

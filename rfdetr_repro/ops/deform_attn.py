@@ -52,8 +52,8 @@ def ms_deform_attn(
         _Plain,
         value,
         _flat(level_sizes),
-        sampling_locations.to(dtype),
-        attention_weights.to(dtype),
+        _as(sampling_locations, dtype),
+        _as(attention_weights, dtype),
     )
 
 
@@ -78,10 +78,15 @@ def ms_deform_attn_fused(
         _Fused,
         value,
         _flat(level_sizes),
-        offsets.to(dtype),
-        reference_boxes.to(dtype),
-        attention_logits.to(dtype),
+        _as(offsets, dtype),
+        _as(reference_boxes, dtype),
+        _as(attention_logits, dtype),
     )
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, without a call where it changes nothing."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _flat(level_sizes: Levels) -> list[int]:
