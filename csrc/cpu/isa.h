@@ -7,6 +7,9 @@ namespace rfdetr {
 
 constexpr int kMaxSamples = 512;  // of one head and query: levels x points
 
+// Pixels of a level with a border, as the backward pass numbers them (head_samples.h).
+constexpr int64_t cells_of(const Level& level) { return int64_t(level.height + 2) * (level.width + 1) + 1; }
+
 // Ranges can be split between threads in any way without changing a bit of any result.
 struct IsaKernels {
   const char* name;

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "instruction_sets.h"
 #include "isa.h"
@@ -27,12 +28,21 @@ Tensor forward(const Inputs& inputs) {
   return output;
 }
 
+// The backward pass numbers the pixels of an image and of a border around each level.
+void check_border(const Problem& sizes) {
+  int64_t cells = 0;
+  for (int level = 0; level < sizes.num_levels; ++level) cells += cells_of(sizes.levels[level]);
+  STD_TORCH_CHECK(cells <= std::numeric_limits<int>::max(), "the levels have ", cells,
+                  " pixels with their borders, 2^31 or more; no gradients on the CPU");
+}
+
 // The CPU's gradients are deterministic in any case.
 GradientTensors backward(const Inputs& inputs, const Tensor& grad_output, bool) {
   const Problem& sizes = inputs.call.problem;
   const GradientTensors grads(inputs, grad_output, inputs.value.scalar_type(), false);
   STD_TORCH_CHECK(inputs.samples() <= kMaxSamples, "levels x points must be at most ", kMaxSamples, " on the CPU");
   if (inputs.samples() == 0) return grads;
+  check_border(sizes);
   const IsaKernels& kernels = isa_kernels();
   torch::stable::parallel_for(0, sizes.batch * sizes.heads, grain(sizes.queries * inputs.samples()),
                               [&](int64_t begin, int64_t end) { kernels.backward(inputs.call, grads.to, begin, end); });

@@ -1,8 +1,8 @@
 // The CPU kernels of multi-scale deformable attention, compiled once per instruction set (RFDETR_KERNELS names the result).
 //
 // Forward: query by query. The samples of a query are located together, then each head gathers its channels in registers.
-// Backward: head by head. A task owns one head of one image: its gradient is summed in a buffer that fits the cache, queries are
-// visited in order, and there are no atomics. So no result depends on the number of threads.
+// Backward: head by head. A task owns one head of one image: its values and the sums of their gradients are packed in a map that
+// fits the cache, queries are visited in order, and there are no atomics. So no result depends on the number of threads.
 //
 // Layout, for heads M, channels D, row = M * D; L = kLanes numbers of a vector register, S = levels * points samples of a head:
 //
@@ -25,32 +25,20 @@
 //
 //   offset counts rows of D channels: (pixel * M) * D from the head's own first channel, because value is read in place.
 //
-// backward: a thread owns the heads begin..end of (batch, M), some of one image at a time (`together`). Loops: heads > query, in
-// order > head > sample > 4 corners > D / L registers:
+// backward: a thread owns the heads begin..end of (batch, M). Loops: two heads > a few hundred queries > head > chunk of queries
+//   (locate all of its samples, L at a time) > sample > 4 corners > D / L registers:
 //
-//     grad, one row of together * D sums per pixel (`sums` for 16-bit values, the result itself otherwise)
-//       pixel s     | head m: D | head m + 1: D | ... |       <- pitch ->
-//     dot[k][j] = upstream . value at corner k of sample j: lanes of the four corners are summed together at the end
+//     map, one cell per pixel and a border around each level (see head_samples.h)
+//       cell    | value: D | sum of gradients: D |
+//     dot[j][k] = upstream . value at corner k of sample j: with AVX-512, lanes of the corners of four samples are summed
+//     together
 //
-//   d points and d weights (as points and weights) come from dot after each query, by columns again.
-#include <new>
-
+//   d points and d weights come from dot after each chunk, by columns again; the sums are written once, at the end.
+#include "head_gradient.h"
 #include "samples.h"
 
 namespace rfdetr {
 namespace {
-
-constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t kCacheBytes = 1 << 20;  // bytes of the second-level cache for the values and sums of the backward pass
-
-template <class T>
-struct Buffer {  // uninitialised
-  T* data;
-  explicit Buffer(int64_t count) : data(static_cast<T*>(::operator new(sizeof(T) * size_t(count), std::align_val_t(64)))) {}
-  ~Buffer() { ::operator delete(data, std::align_val_t(64)); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-};
 
 // kChannels is the channel count when known at compile time, 0 otherwise.
 template <class T, int kChannels>
@@ -113,8 +101,8 @@ struct Kernels {
         const int sets = int(heads - m < together ? heads - m : together);
         const int64_t first = (query * heads + m) * samples;
         at.read(points() + 2 * first, weights() + first, box(query), sets * samples, problem.points);
-        if (call.boxes) at.softmax_of(sets, samples);
-        const bool all = at.template locate<false>(sets * samples, static_cast<typename Samples<A>::I>(heads));
+        if (call.boxes) softmax(at.share, sets, samples);
+        const bool all = at.locate(sets * samples, static_cast<typename Samples<A>::I>(heads));
         T* out = output + query * row + m * channels;
         for (int h = 0; h < sets; ++h) {
           const T* head = image + (m + h) * channels;
@@ -128,80 +116,17 @@ struct Kernels {
     }
   }
 
-  // Adds the samples of one head and query to `grad`, and their products with `value` to at.dot. Both start at the head's first
-  // channel; `pitch` and `grad_pitch` are distances from pixel to pixel, in numbers.
-  RFDETR_INLINE void scatter(Samples<A>& at, const T* upstream, const T* value, A* grad, int64_t grad_pitch, int first) const {
-    const int last = first + samples;
-    if constexpr (kChannels != 0) {
-      constexpr int kParts = kChannels / kLanes;
-      V up[kParts];
-      for (int part = 0; part < kParts; ++part) up[part] = load<A, kLanes>(upstream + part * kLanes);
-      for (int j = first; j < last; ++j) {
-        V dot[4] = {};
-        if (at.inside[j] != A(0)) {
-          for (int k = 0; k < 4; ++k) {
-            const T* corner = value + at.offset[k][j] * row;
-            A* target = grad + at.offset[k][j] * grad_pitch;
-            const A weight = at.weight[k][j] * at.share[j];
-            for (int part = 0; part < kParts; ++part) {
-              dot[k] += up[part] * load<A, kLanes>(corner + part * kLanes);
-              *reinterpret_cast<V*>(target + part * kLanes) += weight * up[part];
-            }
-          }
-        }
-        sums_of_lanes<V, A>(dot, {&at.dot[0][j], &at.dot[1][j], &at.dot[2][j], &at.dot[3][j]});
-      }
-    } else {
-      for (int j = first; j < last; ++j) {
-        for (int k = 0; k < 4; ++k) {
-          const T* __restrict__ corner = value + at.offset[k][j] * row;
-          A* __restrict__ target = grad + at.offset[k][j] * grad_pitch;
-          const A weight = at.weight[k][j] * at.share[j];
-          A dot = 0;
-          for (int64_t c = 0; at.inside[j] != A(0) && c < channels; ++c) {
-            const A up = widen<A>(upstream + c);
-            dot += up * widen<A>(corner + c);
-            target[c] += weight * up;
-          }
-          at.dot[k][j] = dot;
-        }
-      }
-    }
-  }
-
-  // A few heads of an image at a time, as many as keep values and sums in the second-level cache. Sums of 16-bit values are in a
-  // separate buffer, other sums in the result itself. A head's sums run over the queries in order, in any thread.
   void backward(const Gradients& to, int64_t begin, int64_t end) const {
-    constexpr bool kApart = sizeof(T) != sizeof(A);
-    const Buffer<Samples<A>> scratch(1);
-    Samples<A>& at = *scratch.data;
-    const int64_t heads = problem.heads, cached = kCacheBytes / (int64_t(2 * sizeof(A)) * problem.pixels * channels);
-    const int64_t most = min_of(min_of(heads, kMaxSamples / samples), cached > 1 ? cached : 1);
-    const Buffer<A> sums(kApart ? problem.pixels * most * channels : 0);
-    at.set_levels(problem, int(most));
-    for (int64_t task = begin, together; task < end; task += together) {
-      const int64_t b = task / heads, m = task % heads, corner = b * problem.pixels * row + m * channels;
-      together = min_of(min_of(most, heads - m), end - task);
-      const T* value = static_cast<const T*>(call.value) + corner;
-      T* result = static_cast<T*>(to.value) + corner;
-      A* grad = kApart ? sums.data : reinterpret_cast<A*>(result);
-      const int64_t pitch = kApart ? together * channels : row;
-      for (int64_t s = 0; s < problem.pixels; ++s) memset(grad + s * pitch, 0, sizeof(A) * size_t(together * channels));
-      for (int64_t query = b * problem.queries; query < (b + 1) * problem.queries; ++query) {
-        const int64_t first = (query * heads + m) * samples, count = together * samples;
-        at.read(points() + 2 * first, weights() + first, box(query), int(count), problem.points);
-        if (call.boxes) at.softmax_of(int(together), samples);
-        at.template locate<true>(int(count), 1);
-        const T* upstream = static_cast<const T*>(to.upstream) + query * row + m * channels;
-        for (int h = 0; h < together; ++h) {
-          scatter(at, upstream + h * channels, value + h * channels, grad + h * channels, pitch, h * samples);
-        }
-        at.finish(int(together), samples, call.boxes != nullptr, static_cast<A*>(to.points) + 2 * first,
-                  static_cast<A*>(to.weights) + first);
-      }
-      for (int64_t s = 0; kApart && s < problem.pixels; ++s) {
-        for (int64_t c = 0; c < together * channels; ++c) store(result + s * row + c, grad[s * pitch + c]);
-      }
+    const HeadGradient<T, kChannels> gradient{problem};
+    const Buffer<HeadSamples<A>> scratch(1);
+    HeadSamples<A>* const at = new (scratch.data) HeadSamples<A>(problem);
+    const int together = gradient.together(end - begin);
+    const Buffer<A> maps(together * gradient.numbers());
+    memset(maps.data, 0, sizeof(A) * size_t(together * gradient.numbers()));
+    for (int64_t task = begin, heads; task < end; task += heads) {
+      const int64_t b = task / problem.heads, m = task % problem.heads;
+      heads = min_of(min_of(together, problem.heads - m), end - task);
+      gradient.run(call, to, b, m, int(heads), *at, maps.data);
     }
   }
 };

@@ -159,6 +159,30 @@ RFDETR_INLINE void sums_of_lanes(const V (&v)[4], A* const (&to)[4]) {
   for (int k = 0; k < 4; ++k) *to[k] = sum_of_lanes(v[k]);
 }
 
+#if defined(__AVX512F__)
+// The sums over the lanes of sixteen vectors, to sixteen numbers in a row.
+RFDETR_INLINE void sums_of_16(const Vector<float, 16> (&v)[16], float* to) {
+  // Each step adds two vectors, of which one half of each is exchanged, so that half as many hold as many sums.
+  __m512 x[16];
+  for (int i = 0; i < 16; i += 2) {  // within 128 bits: a0 a1 b2 b3 + a2 a3 b0 b1
+    const __m512 a = (__m512)v[i], b = (__m512)v[i + 1];
+    x[i / 2] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+  }
+  const __m512i odd_even = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+  for (int i = 0; i < 8; i += 2) {  // a0 b1 a2 b3 + a1 b0 a3 b2: sums 0 2 1 3 of each 128 bits
+    x[i / 2] = _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, x[i], x[i + 1]), _mm512_permutex2var_ps(x[i], odd_even, x[i + 1]));
+  }
+  for (int i = 0; i < 4; i += 2) {  // 128 bits: a0 a1 b2 b3 + a2 a3 b0 b1
+    x[i / 2] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, x[i], x[i + 1]), _mm512_shuffle_f32x4(x[i], x[i + 1], 0x4e));
+  }
+  // a0 b1 a2 b3 + a1 b0 a3 b2: vectors 0 2 1 3, each with its sums in the order 0 2 1 3
+  const __m512i exchange = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  const __m512 sums = _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, x[0], x[1]), _mm512_permutex2var_ps(x[0], exchange, x[1]));
+  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  _mm512_storeu_ps(to, _mm512_permutexvar_ps(order, sums));
+}
+#endif
+
 // e^x for x <= 0 (relative error about 1e-7; 0 below -87; NaN stays NaN). The plain function for double.
 RFDETR_INLINE float exp_of(float x) {
   const float clipped = x < -87.0f ? -87.0f : x;
