@@ -366,6 +366,8 @@ def test_the_records_of_the_package_answer_some_claims():
     tuned = [one for one in found["3"].findings if one.comparison.id == "3.1"]
     assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.low > 0 for one in tuned)
     assert found["5"].word == NOT_RUN
+    (order,) = [one for one in found["8"].findings if one.comparison.id == "8.4"]
+    assert order.word == HOLDS and order.reason == ONE_SEED
 
 
 def test_the_command_prints_every_format(capsys, tmp_path):
