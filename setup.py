@@ -46,13 +46,17 @@ CUDA_SOURCES = (
     "masks.cpp",
     "masks.cu",
 )
-CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks", "pictures")
+CPU_SOURCES = ("ms_deform_attn", "split_linear", "packed_linear", "masks", "pictures")
 CUDA_ARCHS = "75 80 86 89 90 100 120"
 SET_ARCHS = 'set RFDETR_CUDA_ARCHS to architectures such as "80 90"'
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
 CUDA_FLAGS = "-std=c++17 -O3 --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
 # csrc/cpu/NAME.cpp is compiled once per instruction set, chosen at run time; further flags of each
-ISA_SOURCES = {"ms_deform_attn_isa": "", "pictures_isa": "-ffp-contract=off"}
+ISA_SOURCES = {
+    "ms_deform_attn_isa": "",
+    "packed_linear_isa": "",
+    "pictures_isa": "-ffp-contract=off",
+}
 ISAS = {
     "sse41": ("sse4.1", "-msse4.1"),
     "avx2": ("avx2", "-mavx2 -mfma -mf16c"),

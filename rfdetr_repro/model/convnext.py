@@ -41,10 +41,8 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, h, w) -> (B, width, h, w)."""
         mixed = self.depthwise(x).permute(0, 2, 3, 1)
-        mixed = self.fc2(self.fc1(self.norm(mixed)))
-        if self.scale is not None:
-            mixed = mixed * self.scale
-        return x + mixed.permute(0, 3, 1, 2)
+        mixed = self.fc2(self.fc1(self.norm(mixed)), x.permute(0, 2, 3, 1), self.scale)
+        return mixed.permute(0, 3, 1, 2)
 
 
 class Halving(nn.Module):

@@ -12,7 +12,6 @@ import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfdetr_repro.ops import ms_deform_attn_fused
@@ -55,7 +54,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., widths[0]) -> (..., widths[-1])."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = layer(x, relu=True)
         return self.layers[-1](x)
 
 
@@ -75,7 +74,7 @@ class SegmentSelfAttention(nn.Module):
         self.out_proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...]) -> Tensor:
-        """x, pos (B, N, d), N = sum(segments) -> (B, N, d)."""
+        """x, pos (B, N, d), N = sum(segments) -> (B, N, d), the sum of x and what it attends to."""
         dim = x.shape[-1]
         qk = self._query_key(x + pos, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
         v = self._value(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
@@ -84,7 +83,7 @@ class SegmentSelfAttention(nn.Module):
             out = self._attend(packed.reshape(-1, segments[0], 3 * dim)).reshape(x.shape)
         else:
             out = torch.cat([self._attend(part) for part in packed.split(segments, dim=1)], dim=1)
-        return self.out_proj(out)
+        return self.out_proj(out, x)
 
     def _attend(self, packed: Tensor) -> Tensor:
         q, k, v = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -126,15 +125,22 @@ class DeformableCrossAttention(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(
-        self, query: Tensor, references: Tensor, memory: Tensor, level_sizes: list[tuple[int, int]]
+        self,
+        query: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        level_sizes: list[tuple[int, int]],
+        residual: Tensor | None = None,
     ) -> Tensor:
-        """query (B, N, d), references (B, N, 4) cxcywh, memory (B, S, d) -> (B, N, d)."""
+        """query (B, N, d), references (B, N, 4) cxcywh, memory (B, S, d) -> (B, N, d), added to
+        ``residual`` (B, N, d) if there is one.
+        """
         shape = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, N, M, L, P, 2)
         logits = self.attention_weights(query).unflatten(-1, shape)  # (B, N, M, L, P)
         value = self.value_proj(memory).unflatten(-1, (self.heads, -1))  # (B, S, M, D)
         return self.output_proj(
-            ms_deform_attn_fused(value, level_sizes, offsets, references, logits)
+            ms_deform_attn_fused(value, level_sizes, offsets, references, logits), residual
         )
 
 
@@ -157,9 +163,9 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source
     ) -> Tensor:
         """x, pos (B, N, d), references (B, N, 4) cxcywh, N = sum(segments) -> (B, N, d)."""
-        x = self.norm1(x + self.self_attn(x, pos, segments))
-        x = self.norm2(x + self.cross_attn(x + pos, references, *source))
-        return self.norm3(x + feed_forward(x, self.linear1, self.linear2))
+        x = self.norm1(self.self_attn(x, pos, segments))
+        x = self.norm2(self.cross_attn(x + pos, references, *source, residual=x))
+        return self.norm3(feed_forward(x, self.linear1, self.linear2, x))
 
 
 class Decoder(nn.Module):

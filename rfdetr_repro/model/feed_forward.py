@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,12 +21,15 @@ from .linear import Linear, Product, float32_on_cpu
 STRIP_BYTES = 1 << 24
 
 
-def feed_forward(x: Tensor, first: Linear, second: Linear) -> Tensor:
-    """second(relu(first(x))): (..., d) -> (..., d)."""
+def feed_forward(
+    x: Tensor, first: Linear, second: Linear, residual: Tensor | None = None
+) -> Tensor:
+    """second(relu(first(x))), added to ``residual`` if there is one: (..., d) -> (..., d)."""
     if not (torch.is_grad_enabled() and float32_on_cpu(x, first.weight, second.weight)):
-        return second(F.relu(first(x)))
+        return second(first(x, relu=True), residual)
     flat = x.reshape(-1, x.shape[-1])
-    return _Strips.apply(flat, first.weight, first.bias, second.weight, second.bias).view(x.shape)
+    found = _Strips.apply(flat, first.weight, first.bias, second.weight, second.bias).view(x.shape)
+    return found if residual is None else residual + found
 
 
 class _Strips(torch.autograd.Function):

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from rfdetr_repro.spec.backbone_kinds import MapShape
 from rfdetr_repro.spec.model_config import LEVEL_SCALE, ModelConfig
 
+from .linear import PackedLinear, in_rows
+
 
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each pixel of a (B, C, H, W) map, eps 1e-6."""
@@ -47,10 +49,36 @@ class ConvNorm(nn.Module):
         )
         self.norm = ChannelNorm(channels_out)
         self.act = act
+        self._packed = PackedLinear()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, h, w) -> (B, channels_out, h / stride, w / stride)."""
-        return self.act(self.norm(self.conv(x)))
+        return self.act(self.norm(self._convolved(x)))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """The convolution, or the same sums as one product over neighbourhoods of pixels whose
+        channels follow each other.
+        """
+        weight = self.conv.weight
+        if self.conv.stride != (1, 1) or not in_rows(x, weight):
+            return self.conv(x)
+        return self._packed(
+            neighbourhoods(x.permute(0, 2, 3, 1), weight.shape[-1]),
+            weight,
+            weight.new_zeros(len(weight)),
+        ).permute(0, 3, 1, 2)
+
+
+def neighbourhoods(pixels: Tensor, side: int) -> Tensor:
+    """(B, h, w, C) -> (B, h, w, side * side * C): for each pixel, the ``side`` x ``side`` pixels
+    around it, row by row; zeros outside the map. ``side`` is odd.
+    """
+    if side == 1:
+        return pixels
+    margin = side // 2
+    padded = F.pad(pixels, (0, 0, margin, margin, margin, margin))
+    windows = padded.unfold(1, side, 1).unfold(2, side, 1)  # (B, h, w, C, side, side)
+    return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
 
 class Bottleneck(nn.Module):

@@ -76,13 +76,22 @@ class RotaryAttention(nn.Module):
         self.proj = Linear(dim, dim)
         self._packed = PackedLinear()
 
-    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """(B*s, N, dim), angles of (s, N, dim / heads) -> (B*s, N, dim)."""
+    def forward(
+        self,
+        x: Tensor,
+        cosines: Tensor,
+        sines: Tensor,
+        residual: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> Tensor:
+        """(B*s, N, dim), angles of (s, N, dim / heads) -> (B*s, N, dim); ``residual`` and ``scale``
+        as in :class:`.Linear`.
+        """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         mixed = self._packed(x, self.qkv.weight, bias)
         q, k, v = mixed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = (rotate(part, cosines, sines) for part in (q, k))
-        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2), residual, scale)
 
 
 class FeedForward(nn.Module):
@@ -95,12 +104,14 @@ class FeedForward(nn.Module):
         self.gate = Linear(dim, 4 * dim) if gated else None
         self.fc2 = Linear(4 * dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim)."""
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, scale: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, dim) -> (B, N, dim); ``residual`` and ``scale`` as in :class:`.Linear`."""
         hidden = self.fc1(x)
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
-        return self.fc2(hidden)
+        return self.fc2(hidden, residual, scale)
 
 
 class RotaryBlock(nn.Module):
@@ -121,15 +132,14 @@ class RotaryBlock(nn.Module):
         """x (B*w*w, n, D), angles of (w*w, n, d) -> (B*w*w, n, D); ``merge`` windows form one
         attention sequence (1 = windowed, w*w = global).
         """
-        attended = self.norm1(x).reshape(-1, merge * x.shape[1], x.shape[2])
+        shape = (-1, merge * x.shape[1], x.shape[2])
         sequences = len(cosines) // merge
         angles = (
             part.reshape(sequences, merge * x.shape[1], part.shape[-1]) for part in (cosines, sines)
         )
-        attended = self.attn(attended, *angles).reshape(x.shape)
-        x = x + (attended if self.scale1 is None else attended * self.scale1)
-        hidden = self.mlp(self.norm2(x))
-        return x + (hidden if self.scale2 is None else hidden * self.scale2)
+        given = (self.norm1(x).reshape(shape), *angles)
+        x = self.attn(*given, x.reshape(shape), self.scale1).reshape(x.shape)
+        return self.mlp(self.norm2(x), x, self.scale2)
 
 
 class RotaryViT(WindowedViT):

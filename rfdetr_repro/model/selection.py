@@ -48,11 +48,12 @@ class GroupLinear(nn.Module):
         self.weight.data.copy_(first.expand_as(self.weight))
         self._first = PackedLinear()
 
-    def forward(self, x: Tensor, groups: int) -> Tensor:
-        """(B, G or 1, N, in) -> (B, groups, N, out)."""
+    def forward(self, x: Tensor, groups: int, relu: bool = False) -> Tensor:
+        """(B, G or 1, N, in) -> (B, groups, N, out); with ``relu``, the ReLU of that."""
         if groups == 1:
-            return self._first(x, self.weight[0], self.bias[0])
-        return torch.matmul(x, self.weight[:groups].transpose(1, 2)) + self.bias[:groups, None]
+            return self._first(x, self.weight[0], self.bias[0], "relu" if relu else "none")
+        found = torch.matmul(x, self.weight[:groups].transpose(1, 2)) + self.bias[:groups, None]
+        return F.relu(found) if relu else found
 
 
 class GroupNorm1d(nn.Module):
@@ -149,5 +150,5 @@ class QuerySelection(nn.Module):
         chosen = proposals[rank.squeeze(-1)]  # (B, G, k, 4)
         deltas = features
         for index, layer in enumerate(self.bbox_embed):
-            deltas = layer(deltas, groups) if index == 2 else F.relu(layer(deltas, groups))
+            deltas = layer(deltas, groups, relu=index < 2)
         return Selected(features, chosen_logits, apply_deltas(deltas, chosen), tokens)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,13 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.backbone_kinds import kind_of
 from rfdetr_repro.spec.model_config import ModelConfig
 
+<<<<<<< HEAD
 from .backbone import Backbone, init_normal, init_products
 from .linear import Linear
+=======
+from .backbone import Backbone, init_products
+from .linear import Linear, PackedLinear, in_rows
+>>>>>>> cc113f8 (Float32 inference without a matrix unit multiplies packed weights, with bias, activation, scale and residual in the same pass; a study compares the network with its products alone)
 
 # limit of attention() on a CPU: the crossover, measured, lies between 785 and 1024 tokens
 UNFUSED_TOKENS = 800
@@ -141,10 +147,12 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim)."""
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, scale: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, dim) -> (B, N, dim); ``residual`` and ``scale`` as in :class:`.Linear`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2), residual, scale)
 
 
 class Block(nn.Module):
@@ -167,12 +175,10 @@ class Block(nn.Module):
         """x (B*w*w, n, D) -> (B*w*w, n, D); ``merge`` windows form one attention sequence (1 =
         windowed, w*w = global).
         """
-        attended = self.norm1(x)
-        attended = attended.reshape(-1, merge * x.shape[1], x.shape[2])
-        attended = self.attn(attended).reshape(x.shape)
-        x = x + (attended if self.scale1 is None else attended * self.scale1)
-        hidden = self.fc2(self.fc1(self.norm2(x)))
-        return x + (hidden if self.scale2 is None else hidden * self.scale2)
+        sequences = (-1, merge * x.shape[1], x.shape[2])
+        attended = self.attn(self.norm1(x).reshape(sequences), x.reshape(sequences), self.scale1)
+        x = attended.reshape(x.shape)
+        return self.fc2(self.fc1(self.norm2(x)), x, self.scale2)
 
 
 class WindowedViT(Backbone):
@@ -199,6 +205,7 @@ class WindowedViT(Backbone):
             nn.Parameter(torch.zeros(1, config.registers, dim)) if config.registers else None
         )
         self.patch_embed = nn.Conv2d(3, dim, patch, patch)
+        self._patches = PackedLinear()
         self.blocks = nn.ModuleList(self._block() for _ in range(config.vit_depth))
         self.norm = nn.LayerNorm(dim, eps=self.norm_eps)  # shared by all feature stages
         self._init_weights()
@@ -226,6 +233,8 @@ class WindowedViT(Backbone):
         W/patch)).
         """
         kernel = resample_patch_kernel(self.patch_embed.weight, patch)
+        if in_rows(images, kernel):
+            return self._embed_product(images, kernel, windows)
         # (B, gh, gw, D)
         tokens = F.conv2d(images, kernel, self.patch_embed.bias, stride=patch).permute(0, 2, 3, 1)
         grid_hw = (tokens.shape[1], tokens.shape[2])
@@ -236,11 +245,36 @@ class WindowedViT(Backbone):
             )
             tokens = tokens + positions[:, 1:].unflatten(1, grid_hw)
             cls = cls + positions[:, :1]
-        tokens = to_windows(tokens, windows)
+        return self._with_prefix(cls, to_windows(tokens, windows)), grid_hw
+
+    def _embed_product(
+        self, images: Tensor, kernel: Tensor, windows: int
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """:meth:`embed` as one linear map of patches in the order of the tokens, whose sums start
+        at the positions.
+        """
+        patch = kernel.shape[-1]
+        grid_hw = (images.shape[2] // patch, images.shape[3] // patch)
+        pixels = images.permute(0, 2, 3, 1)  # (B, H, W, 3); rows of a patch become tokens' numbers
+        pixels = pixels.unflatten(2, (grid_hw[1], patch)).unflatten(1, (grid_hw[0], patch))
+        patches = to_windows(pixels.transpose(2, 3).flatten(3), windows)
+        cls: Tensor = self.cls_token
+        residual = None
+        if self.pos_embed is not None:
+            positions = resample_positions(self.pos_embed, self.config.pos_grid_hw, grid_hw)
+            residual = to_windows(positions[:, 1:].unflatten(1, grid_hw), windows)
+            residual = residual.repeat(len(images), 1, 1) if len(images) > 1 else residual
+            cls = cls + positions[:, :1]
+        bias = cast(Tensor, self.patch_embed.bias)
+        tokens = self._patches(patches, kernel, bias, residual=residual)
+        return self._with_prefix(cls, tokens), grid_hw
+
+    def _with_prefix(self, cls: Tensor, tokens: Tensor) -> Tensor:
+        """Class token, registers and tokens of each window."""
         prefix = [cls.expand(len(tokens), -1, -1)]
         if self.register_tokens is not None:  # registers have no positions
             prefix.append(self.register_tokens.to(tokens.dtype).expand(len(tokens), -1, -1))
-        return torch.cat([*prefix, tokens], dim=1), grid_hw
+        return torch.cat([*prefix, tokens], dim=1)
 
     def forward(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
         """(B, 3, H, W), H and W divisible by patch * windows -> one map (B, D, H/patch, W/patch)

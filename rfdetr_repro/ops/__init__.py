@@ -12,7 +12,14 @@ from .accelerate import Acceleration, Replaced, accelerate
 from .deform_attn import DECOMPOSITIONS, ms_deform_attn, ms_deform_attn_fused
 from .distribution import InputError, LibraryNotBuilt
 from .library import LIBRARY, build_info
-from .linear import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
+from .linear import (
+    HAS_PACKED_LINEAR,
+    HAS_SPLIT_LINEAR,
+    packed_linear,
+    packed_linear_pack,
+    split_linear,
+    split_linear_pack,
+)
 from .masks import mask_logits, mask_runs, masks_from_logits
 from .pictures import network_input
 from .reference import (
@@ -25,6 +32,7 @@ from .shared_signature import multi_scale_deformable_attention
 
 __all__ = [
     "DECOMPOSITIONS",
+    "HAS_PACKED_LINEAR",
     "HAS_SPLIT_LINEAR",
     "LIBRARY",
     "Acceleration",
@@ -44,6 +52,8 @@ __all__ = [
     "ms_deform_attn_reference",
     "multi_scale_deformable_attention",
     "network_input",
+    "packed_linear",
+    "packed_linear_pack",
     "split_linear",
     "split_linear_pack",
 ]

@@ -1,4 +1,6 @@
-"""A float32 linear layer for CPUs with a matrix unit (``rfdetr::split_linear``)."""
+"""Float32 linear layers for CPUs: on the matrix unit (``rfdetr::split_linear``), and on vector
+units with bias, activation and residual in the same pass (``rfdetr::packed_linear``).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,12 @@ import torch
 from torch import Tensor
 
 from .distribution import NAMESPACE
-from .library import HANDLE, OPERATORS
+from .library import HANDLE, OPERATORS, build_info
 
 HAS_SPLIT_LINEAR = bool(HANDLE.rfdetr_has_split_linear())  # x86-64 Linux with AMX-BF16
+# the kernels run everywhere; elsewhere PyTorch's product is left alone, because nobody has compared
+HAS_PACKED_LINEAR = build_info()["isa"] in ("avx2", "avx512")
+ACTIVATIONS = ("none", "relu", "gelu")
 
 
 def split_linear_pack(weight: Tensor, parts: int) -> Tensor:
@@ -37,4 +42,44 @@ def split_linear(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool = False) ->
 
 @torch.library.register_fake(f"{NAMESPACE}::split_linear")
 def _shape(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    return x.new_empty(x.shape[0], bias.shape[0])
+
+
+def packed_linear_pack(weight: Tensor) -> Tensor:
+    """float32 (O, I) -> float32 (I, O rounded up): the layout :func:`packed_linear` reads, which
+    depends on the processor's vectors; not for storage.
+    """
+    return OPERATORS.packed_linear_pack.default(weight)
+
+
+def packed_linear(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    activation: str = "none",
+    scale: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """x float32 (N, I), packed weight of (O, I), bias float32 (O,) -> residual + scale *
+    activation(x @ weight.T + bias), float32 (N, O).
+
+    ``activation``: one of :data:`ACTIVATIONS`; GELU is the exact one, to 4e-7. ``scale`` (O,) and
+    ``residual`` (N, O) are float32. Sums are float32, over chunks of at most 256 inputs that are
+    added in their order; each row's result is bitwise independent of the other rows and of the
+    number of threads. No gradient. Raises RuntimeError for other types or sizes.
+    """
+    return OPERATORS.packed_linear.default(
+        x, packed, bias, ACTIVATIONS.index(activation), scale, residual
+    )
+
+
+@torch.library.register_fake(f"{NAMESPACE}::packed_linear")
+def _packed_shape(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    activation: int,
+    scale: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
     return x.new_empty(x.shape[0], bias.shape[0])

@@ -19,7 +19,7 @@ from rfdetr_repro.export.torch import read_subnet
 from rfdetr_repro.model.linear import float32_parts
 from rfdetr_repro.model.postprocess import Ranked, top_k
 from rfdetr_repro.model.selection import in_full
-from rfdetr_repro.ops import HAS_SPLIT_LINEAR
+from rfdetr_repro.ops import HAS_PACKED_LINEAR, HAS_SPLIT_LINEAR
 from rfdetr_repro.ops.device import choose_device, torch_threads
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 
@@ -68,8 +68,10 @@ class TorchSession(Session):
             )
             settings += "tf32=no"
         else:
-            split = HAS_SPLIT_LINEAR and self._dtype == torch.float32
-            settings += f"linear=split{float32_parts()}" if split else "linear=plain"
+            linear = "packed" if HAS_PACKED_LINEAR else "plain"
+            if HAS_SPLIT_LINEAR:
+                linear = f"split{float32_parts()}"
+            settings += f"linear={linear if self._dtype == torch.float32 else 'plain'}"
         if self._dtype != torch.float32:
             settings += f" float32={','.join(REGIONS)}"
         if graph:

@@ -10,11 +10,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+<<<<<<< HEAD
 from benchmarks.studies import gather_limit, latency_tails, race, sampling
 from rfdetr_repro.records.record import Accuracy, ArtifactId, Latency, ModelId, Record
 from rfdetr_repro.records.samples import Series, as_stored, save_samples
 from rfdetr_repro.records.store import Store
+=======
+from benchmarks.studies import float32_floor, gather_limit, race, sampling
+from rfdetr_repro.records.record import Accuracy
+>>>>>>> cc113f8 (Float32 inference without a matrix unit multiplies packed weights, with bias, activation, scale and residual in the same pass; a study compares the network with its products alone)
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
@@ -68,6 +75,7 @@ def test_the_loop_sums_weighted_lines(tmp_path: Path) -> None:
     np.testing.assert_allclose(out.reshape(3, 16), lines.reshape(3, 8, 16).sum(1), atol=1e-5)
 
 
+<<<<<<< HEAD
 def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     store = Store(tmp_path / "mine.jsonl")
@@ -96,3 +104,29 @@ def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_p
         assert tail.over[1] == pytest.approx(100 * (np.percentile(ms, 95) / np.median(ms) - 1))
         assert tail.missed == pytest.approx((np.mean(ms > 100 / 3), np.mean(ms > 50 / 3)))
     assert any("missed at 60" in line for line in latency_tails.table(found))
+=======
+def test_the_floor_has_the_products_of_the_network() -> None:
+    """Against PyTorch's count of operations, which leaves out attention on the CPU."""
+    forward, plain = float32_floor.network("pico")
+    with torch.no_grad():
+        rows = float32_floor.rows_of(plain, 1)
+        own = float32_floor.rows_of(forward, 1)
+        with FlopCounterMode(display=False) as counter:
+            plain()
+    attention = "scaled_dot_product_attention"
+    products = [one for row in rows if row.name != attention for one in row.products]
+    assert sum(one.flops for one in products) == counter.get_total_flops() > 0
+    whole = [sum(one.flops for row in way for one in row.products) for way in (rows, own)]
+    assert whole[0] == whole[1] > counter.get_total_flops()
+
+
+def test_what_lies_above_the_floor() -> None:
+    product = float32_floor.Product(1, 4, 5, 6)
+    row = float32_floor.Row
+    floor = SimpleNamespace(ms={product: 2.0})
+    rows = [row("gelu", (), 0.5), row("linear", (product,), 2.25), row("linear", (product,), 3.0)]
+    assert float32_floor.above(rows, floor) == {"linear": (2, 5.25, 1.25), "gelu": (1, 0.5, 0.5)}
+    assert product.flops == 240
+    for name, call in float32_floor.ways(product).items():
+        assert call().shape == (4, 6), name
+>>>>>>> cc113f8 (Float32 inference without a matrix unit multiplies packed weights, with bias, activation, scale and residual in the same pass; a study compares the network with its products alone)

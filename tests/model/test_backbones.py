@@ -301,7 +301,8 @@ def test_training_goes_on_after_an_evaluation(kind: str) -> None:
         evaluated = backbone(images, 16, 1)
     trained = backbone(images, 16, 1)
     sum(one.square().sum() for one in trained).backward()
-    assert all(torch.equal(a, b) for a, b in zip(evaluated, trained, strict=True))
+    for ours, same in zip(evaluated, trained, strict=True):  # inference has products of its own
+        torch.testing.assert_close(ours, same, atol=1e-5, rtol=1e-5)
     assert all(p.grad is not None for p in backbone.patch_embed.parameters())
 
 

@@ -211,6 +211,7 @@ def test_a_changed_weight_is_packed_again() -> None:
 
 def test_without_the_unit_it_is_the_plain_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "HAS_SPLIT_LINEAR", False)
+    monkeypatch.setattr(linear, "HAS_PACKED_LINEAR", False)
     layer = Linear(64, 96, gelu=True)
     x = torch.randn(20, 64)
     with torch.inference_mode():
