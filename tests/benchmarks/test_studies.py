@@ -108,11 +108,11 @@ def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_p
 def test_the_floor_has_the_products_of_the_network() -> None:
     """Against PyTorch's count of operations, which leaves out attention on the CPU."""
     forward, plain = float32_floor.network("pico")
-    with torch.no_grad():
+    with torch.inference_mode():
         rows = float32_floor.rows_of(plain, 1)
         own = float32_floor.rows_of(forward, 1)
-        with FlopCounterMode(display=False) as counter:
-            plain()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        plain()
     attention = "scaled_dot_product_attention"
     products = [one for row in rows if row.name != attention for one in row.products]
     assert sum(one.flops for one in products) == counter.get_total_flops() > 0
