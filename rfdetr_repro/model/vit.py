@@ -22,13 +22,8 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.backbone_kinds import kind_of
 from rfdetr_repro.spec.model_config import ModelConfig
 
-<<<<<<< HEAD
 from .backbone import Backbone, init_normal, init_products
-from .linear import Linear
-=======
-from .backbone import Backbone, init_products
 from .linear import Linear, PackedLinear, in_rows
->>>>>>> cc113f8 (Float32 inference without a matrix unit multiplies packed weights, with bias, activation, scale and residual in the same pass; a study compares the network with its products alone)
 
 # limit of attention() on a CPU: the crossover, measured, lies between 785 and 1024 tokens
 UNFUSED_TOKENS = 800

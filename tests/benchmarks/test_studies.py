@@ -13,15 +13,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-<<<<<<< HEAD
-from benchmarks.studies import gather_limit, latency_tails, race, sampling
+from benchmarks.studies import float32_floor, gather_limit, latency_tails, race, sampling
 from rfdetr_repro.records.record import Accuracy, ArtifactId, Latency, ModelId, Record
 from rfdetr_repro.records.samples import Series, as_stored, save_samples
 from rfdetr_repro.records.store import Store
-=======
-from benchmarks.studies import float32_floor, gather_limit, race, sampling
-from rfdetr_repro.records.record import Accuracy
->>>>>>> cc113f8 (Float32 inference without a matrix unit multiplies packed weights, with bias, activation, scale and residual in the same pass; a study compares the network with its products alone)
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
@@ -75,7 +70,6 @@ def test_the_loop_sums_weighted_lines(tmp_path: Path) -> None:
     np.testing.assert_allclose(out.reshape(3, 16), lines.reshape(3, 8, 16).sum(1), atol=1e-5)
 
 
-<<<<<<< HEAD
 def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     store = Store(tmp_path / "mine.jsonl")
@@ -104,7 +98,8 @@ def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_p
         assert tail.over[1] == pytest.approx(100 * (np.percentile(ms, 95) / np.median(ms) - 1))
         assert tail.missed == pytest.approx((np.mean(ms > 100 / 3), np.mean(ms > 50 / 3)))
     assert any("missed at 60" in line for line in latency_tails.table(found))
-=======
+
+
 def test_the_floor_has_the_products_of_the_network() -> None:
     """Against PyTorch's count of operations, which leaves out attention on the CPU."""
     forward, plain = float32_floor.network("pico")
@@ -129,4 +124,3 @@ def test_what_lies_above_the_floor() -> None:
     assert product.flops == 240
     for name, call in float32_floor.ways(product).items():
         assert call().shape == (4, 6), name
->>>>>>> cc113f8 (Float32 inference without a matrix unit multiplies packed weights, with bias, activation, scale and residual in the same pass; a study compares the network with its products alone)
