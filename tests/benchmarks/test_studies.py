@@ -101,7 +101,9 @@ def test_tails_are_those_of_numpy_and_only_files_with_both_protocols_count(tmp_p
 
 
 def test_the_floor_has_the_products_of_the_network() -> None:
-    """Against PyTorch's count of operations, which leaves out attention on the CPU."""
+    """Against PyTorch's count of operations, which leaves out attention on the CPU and counts the
+    depthwise convolutions of the mask head, which are no products.
+    """
     forward, plain = float32_floor.network("pico")
     with torch.inference_mode():
         rows = float32_floor.rows_of(plain, 1)
@@ -110,9 +112,10 @@ def test_the_floor_has_the_products_of_the_network() -> None:
         plain()
     attention = "scaled_dot_product_attention"
     products = [one for row in rows if row.name != attention for one in row.products]
-    assert sum(one.flops for one in products) == counter.get_total_flops() > 0
+    counted = counter.get_total_flops()
+    assert 0.995 * counted < sum(one.flops for one in products) <= counted
     whole = [sum(one.flops for row in way for one in row.products) for way in (rows, own)]
-    assert whole[0] == whole[1] > counter.get_total_flops()
+    assert whole[0] == whole[1] > counted
 
 
 def test_what_lies_above_the_floor() -> None:
