@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from multiprocessing import Pipe
+from multiprocessing import AuthenticationError, Pipe
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from queue import SimpleQueue
@@ -88,7 +88,7 @@ class Member:
         """
         try:
             outcome, content = _received(self.connection)
-        except (EOFError, ConnectionError) as error:
+        except EOFError as error:
             raise ProcessEnded(
                 f"process {self.rank}{self._code()} has ended; {_CONTINUE}"
             ) from error
@@ -106,11 +106,14 @@ class Member:
             self.answer()
             self.made = make
 
-    def close(self) -> None:
-        """Hangs up, which ends the process."""
+    def hang_up(self) -> None:
+        """Ends the connection, which ends the process."""
         with suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)  # also where a thread is reading
         self.connection.close()
+
+    def wait(self) -> None:
+        """Waits for the end of a process that was started here; ends it where it does not end."""
         if self.child is not None:
             try:
                 self.child.wait(_CLOSE_S)
@@ -138,6 +141,7 @@ class Crew:
         """See the class for the arguments."""
         self.members = sorted(members, key=lambda member: member.rank)
         self.threads = threads
+        self._feeders: list[threading.Thread] = []
 
     @property
     def size(self) -> int:
@@ -156,6 +160,7 @@ class Crew:
 
         A fault of another process is raised as in :meth:`Member.answer`.
         """
+        self._settle()
         for member in self.members:
             member.made = None
             member.tell(TRAIN, arguments)
@@ -170,16 +175,17 @@ class Crew:
     def run(self, make: Make, work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yields (item, result) in order of completion, each item exactly once. Each process takes
         the next item as soon as it is free: the others with what ``make`` returns there, this
-        process with ``work``. Closing the iterator gives up the rest.
+        process with ``work``. Closing the iterator gives up the rest, but for items that are begun.
         """
+        self._settle()
         waiting = deque(items)
         answers: SimpleQueue[Any] = SimpleQueue()
-        feeders = [
+        self._feeders = [
             threading.Thread(target=_feed, args=(one, make, waiting, answers), daemon=True)
             for one in self.members
         ]
         with torch_threads(self.threads or torch.get_num_threads()):
-            for feeder in feeders:
+            for feeder in self._feeders:
                 feeder.start()
             try:
                 left = len(items)
@@ -193,24 +199,34 @@ class Crew:
                         left -= 1
             finally:
                 waiting.clear()
-        for feeder in feeders:
-            feeder.join()
+        self._settle()
         while not answers.empty():
             _result(answers.get())
 
     def close(self) -> None:
         """Ends the others."""
         for member in self.members:
-            member.close()
+            member.hang_up()
+        for member in self.members:
+            member.wait()
+
+    def _settle(self) -> None:
+        """Waits for the answers to orders of a run that was given up; the next answer of a process
+        would be taken for that to the next order.
+        """
+        for feeder in self._feeders:
+            feeder.join()
+        self._feeders = []
 
     def _explain(self, error: RuntimeError) -> None:
         """Raises what stopped another process, if one was stopped: bad input first, then an end
         without a word, then any reason that does not follow from another process's end.
         """
         reasons: list[InputError | StatedFailure] = []
+        # longer where the error shows that another process is ending
+        until = time.monotonic() + (_END_S if _follows(error) else _CLOSE_S)
         for member in self.members:
-            # wait longer where the error shows that another process is ending
-            if member.connection.poll(_END_S if _follows(error) else _CLOSE_S):
+            if member.connection.poll(max(0.0, until - time.monotonic())):
                 try:
                     member.answer()
                 except (InputError, StatedFailure) as reason:
@@ -231,8 +247,14 @@ def _send(connection: Connection, message: tuple[str, Any]) -> None:
 
 
 def _received(connection: Connection) -> tuple[str, Any]:
-    """A message of :func:`_send`, from a process of the same program."""
-    message: tuple[str, Any] = pickle.loads(connection.recv_bytes())
+    """A message of :func:`_send`, from a process of the same program. Raises EOFError where that
+    process has ended, in the middle of a message too.
+    """
+    try:
+        content = connection.recv_bytes()
+    except OSError as error:
+        raise EOFError(str(error)) from error
+    message: tuple[str, Any] = pickle.loads(content)
     return message
 
 
@@ -314,9 +336,10 @@ def leading() -> Iterator[Crew]:
             key = os.urandom(32)
             with Listener((_LOOPBACK, 0), backlog=ranks.size, authkey=key) as listener:
                 dist.broadcast_object_list([listener.address, key], src=0)
-                for _ in range(1, ranks.size):
-                    connection = listener.accept()
-                    members.append(Member(connection.recv(), connection))
+                while len(members) < ranks.size - 1:
+                    with suppress(AuthenticationError, EOFError, ConnectionError):
+                        connection = listener.accept()  # any program of this machine may knock
+                        members.append(Member(connection.recv(), connection))
         crew = Crew(members)
         stack.callback(crew.close)
         stack.callback(_CURRENT.reset, _CURRENT.set(crew))
@@ -442,13 +465,13 @@ def _listen(connection: Connection, orders: SimpleQueue[tuple[str, Any]]) -> Non
     """Receives orders; the end of the first process, or of its need for this one, ends this
     process.
     """
-    try:
-        while True:
+    while True:
+        try:
             orders.put(_received(connection))
-    except (EOFError, ConnectionError):
-        os._exit(0)
-    except Exception as error:
-        orders.put((UNREADABLE, error))
+        except EOFError:
+            os._exit(0)
+        except Exception as error:
+            orders.put((UNREADABLE, error))
 
 
 def _end(connection: Connection, outcome: str, line: str) -> NoReturn:

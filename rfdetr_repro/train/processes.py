@@ -33,7 +33,7 @@ from .trainer import Trainer
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"
 # texts of errors in a process that follow from the failure of another process
-SIDE_EFFECT = ("Connection", "closed by peer", "gloo")
+SIDE_EFFECT = ("Connection", "closed by peer", "gloo", "NCCL")
 MOST = 4
 IMAGES_EACH = 2
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,10 @@ import torch
 from samples_pool import Answer, MakeSquares, Square
 from tiny import TINY, TRAIN
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.launch import place_in_torchrun
 from rfdetr_repro.train import crew as module
-from rfdetr_repro.train.crew import ALONE, Crew, ProcessEnded, started
+from rfdetr_repro.train.crew import ALONE, Crew, Member, ProcessEnded, started
 from rfdetr_repro.train.parallel import Ranks
 from rfdetr_repro.train.plan import plan
 from rfdetr_repro.train.recipe import Recipe
@@ -73,6 +75,39 @@ def test_bad_input_of_a_process_is_told_as_it_is(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"^no such number \(item 1\); leave it out$"):
             member.answer()
     assert member.child is not None and member.child.returncode == 0
+
+
+def test_a_run_that_was_given_up_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
+    """The other process is at work when the first run is given up; its answer is not taken for that
+    to an order of the second run, nor of a training.
+    """
+    make = MakeSquares(str(tmp_path), together=2)
+    with started(2) as crew:
+        done = crew.run(make, make(), [Square(number) for number in range(500)])
+        next(done)
+        done.close()
+        again = list(crew.run(make, make.work, [Square(number) for number in range(600, 606)]))
+        assert numbers(again) == list(range(600, 606))
+        crew.run(make, make.work, [Square(700)]).close()
+        assert crew.members[0].connection.poll() is False
+
+
+def test_a_process_that_ends_in_the_middle_of_an_answer_has_ended() -> None:
+    ours, theirs = Pipe()
+    os.write(theirs.fileno(), struct.pack("!i", 100) + b"the first bytes")
+    theirs.close()
+    with pytest.raises(ProcessEnded, match="process 1 has ended; run the same command again"):
+        Member(1, ours).answer()
+    ours.close()
+
+
+def test_an_order_that_cannot_be_read_is_told_and_the_process_still_hears(tmp_path: Path) -> None:
+    with started(2) as crew:
+        member = crew.members[0]
+        member.connection.send_bytes(b"no pickle")
+        with pytest.raises(StatedFailure, match=r"process 1 has failed \(UnpicklingError"):
+            member.answer()
+    assert member.child is not None and member.child.returncode == 0  # it was not killed
 
 
 @pytest.mark.parity
