@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import threading
+import time
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
@@ -77,19 +79,44 @@ def test_bad_input_of_a_process_is_told_as_it_is(tmp_path: Path) -> None:
     assert member.child is not None and member.child.returncode == 0
 
 
-def test_a_run_that_was_given_up_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
-    """The other process is at work when the first run is given up; its answer is not taken for that
-    to an order of the second run, nor of a training.
-    """
-    make = MakeSquares(str(tmp_path), together=2)
-    with started(2) as crew:
-        done = crew.run(make, make(), [Square(number) for number in range(500)])
-        next(done)
-        done.close()
-        again = list(crew.run(make, make.work, [Square(number) for number in range(600, 606)]))
-        assert numbers(again) == list(range(600, 606))
-        crew.run(make, make.work, [Square(700)]).close()
-        assert crew.members[0].connection.poll() is False
+class Slow:
+    """A process that is at work with its item until it is ``free``."""
+
+    rank = 1
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.free = threading.Event()
+
+    def make(self, make: object) -> None:
+        pass
+
+    def tell(self, order: str, item: Square) -> None:
+        self.log.append(f"order {item.number}")
+
+    def answer(self) -> str:
+        assert self.free.wait(60)
+        self.log.append("answer")
+        return "done"
+
+
+def test_a_run_waits_for_what_another_run_gave_up() -> None:
+    """Else the answer to an order of the first run could be taken for that to one of the second."""
+    slow = Slow()
+
+    def work(item: Square) -> None:
+        while not slow.log:
+            time.sleep(0.001)
+
+    crew = Crew([slow])  # type: ignore[list-item]
+    first = crew.run(object, work, [Square(1), Square(2), Square(3)])  # type: ignore[arg-type]
+    next(first)
+    first.close()
+    assert len(slow.log) == 1
+    threading.Timer(0.3, slow.free.set).start()
+    second = list(crew.run(object, lambda item: None, [Square(4)]))  # type: ignore[arg-type]
+    assert [item for item, _ in second] == [Square(4)]
+    assert slow.log[1] == "answer"
 
 
 def test_a_process_that_ends_in_the_middle_of_an_answer_has_ended() -> None:
