@@ -26,10 +26,12 @@ PER_LOCATION = "slope"  # a measure: % of the image per patch along a side
 
 
 class Across(NamedTuple):
-    """An effect over ``sets`` data sets with the ends of its 95 % interval, or why it has none."""
+    """An effect over ``sets`` data sets with the ends of its 95 % interval, or why it has none;
+    without a value there is no effect.
+    """
 
     scale: Scale
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     sets: int
@@ -84,7 +86,7 @@ class SizeOnLocations:
                 if (one.statistic, one.knob) == (OBJECT_SIZE, LOCATIONS)
             )
             if line.slope is None or line.low is None or line.high is None:
-                found.append(_across(results, 0.0, None, None, line.sets, line.told))
+                found.append(_across(results, None, None, None, line.sets, line.told))
                 continue
             ends = 100 * line.low, 100 * line.high
             found.append(_across(results, 100 * line.slope, *ends, line.sets, ""))
@@ -93,7 +95,7 @@ class SizeOnLocations:
 
 def _across(
     results: Sequence[SetResult],
-    value: float,
+    value: float | None,
     low: float | None,
     high: float | None,
     sets: int,

@@ -105,7 +105,9 @@ def _over_data_sets(comparison: Comparison, effects: Sequence[Across]) -> list[F
     """The findings over data sets, each of which has trainings of its own."""
     found = []
     for one in effects:
-        effect = Effect(one.value, one.low, one.high, one.over)
+        effect = None
+        if one.value is not None:
+            effect = Effect(one.value, one.low, one.high, one.over)
         word = UNDECIDED
         if one.low is not None and one.high is not None:
             word = word_of(comparison.expected, one.low, one.high)

@@ -19,7 +19,7 @@ from rfdetr_repro.records.data_sets import (
 )
 from rfdetr_repro.records.record import FIXED, TUNED, Record
 from rfdetr_repro.records.seeds import Seeded
-from rfdetr_repro.spec.metrics import decimals, milliseconds, percent, percent_value
+from rfdetr_repro.spec.metrics import decimals, milliseconds, percent, percent_value, plural
 
 from .campaign import SYNTHETIC
 from .table import COMPUTED, MEASURED, MISSING, PUBLISHED, Cell, Column, Table, percent_cell
@@ -34,15 +34,21 @@ _ABSENT = Cell(state=MISSING)
 
 
 def data_sets_tables(records: Sequence[Record]) -> list[Table]:
-    """Per data set, means, and regressions; empty without Records of ``rf100``."""
+    """Per data set, means, and regressions, of real and of composed data sets apart; empty without
+    Records of ``rf100``.
+    """
+    tables = []
     results = results_of(records)
-    if not results:
-        return []
-    composed = any(
-        one.data is not None and one.data.synthetic for r in results for one in r.of.values()
-    )
-    notes = [SYNTHETIC] if composed else []
-    return [_rows(results, notes), _means(results, notes), _regressions(results, notes)]
+    for composed in (False, True):
+        group = [one for one in results if _composed(one) == composed]
+        if group:
+            notes = [SYNTHETIC] if composed else []
+            tables += [_rows(group, notes), _means(group, notes), _regressions(group, notes)]
+    return tables
+
+
+def _composed(result: SetResult) -> bool:
+    return any(one.data is not None and one.data.synthetic for one in result.of.values())
 
 
 def _rows(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
@@ -150,7 +156,9 @@ def _regressions(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
         Column("their_p", "p", "published", rank=2),
     ]
     table = Table(
-        "rf100", f"Found knobs and {len(results)} data sets (version 2, Table 17)", columns
+        "rf100",
+        f"Found knobs and {plural(len(results), 'data set')} (version 2, Table 17)",
+        columns,
     )
     printed = {row["relationship"]: row for row in published_table("v2_17").rows}
     for line in regressions(results):

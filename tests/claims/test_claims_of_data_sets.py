@@ -77,6 +77,8 @@ def test_two_data_sets_and_composed_ones_decide_nothing_together() -> None:
     found = findings(records, "7")["7.1"]
     assert [one.word for one in found] == [UNDECIDED, UNDECIDED]
     assert [one.scale.synthetic for one in found] == [False, True]
+    lines = findings(records, "7")["7.2"]  # the found architecture is the same everywhere
+    assert [(one.word, one.effect) for one in lines] == [(UNDECIDED, None)] * 2
 
 
 def test_without_records_the_command_is_named() -> None:
