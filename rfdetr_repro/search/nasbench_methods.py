@@ -86,6 +86,7 @@ def evolution(trial: Trial, population: int = 20, sample: int = 5) -> None:
     differs in one knob. Ends when the whole space is seen, or after ten times as many children.
     """
     archs = list(trial.space)
+    near = _neighbours(archs)
     alive = trial.rng.sample(archs, min(population, len(archs)))
     for arch in alive:
         trial.ask(arch)
@@ -94,22 +95,21 @@ def evolution(trial: Trial, population: int = 20, sample: int = 5) -> None:
         if len(trial.seen) == len(archs):
             break
         drawn = trial.rng.sample(alive, min(sample, len(alive)))
-        child = _mutated(trial.rng.choice(frontier(drawn, trial)), archs, trial.rng)
+        parent = trial.rng.choice(frontier(drawn, trial))
+        child = trial.rng.choice(near[parent] or archs)
         if child not in trial.seen:
             trial.ask(child)
             trial.recommend()
         alive = [*alive[1:], child]
 
 
-def _mutated(parent: Arch, archs: Sequence[Arch], rng: random.Random) -> Arch:
-    """A random architecture of the space that differs from ``parent`` in one knob."""
-    knobs = parent.knobs()
-    near = [
-        arch
-        for arch in archs
-        if sum(arch.knobs()[name] != value for name, value in knobs.items()) == 1
-    ]
-    return rng.choice(near or list(archs))
+def _neighbours(archs: Sequence[Arch]) -> dict[Arch, list[Arch]]:
+    """The architectures of a space that differ from each in one knob."""
+    knobs = np.array([list(arch.knobs().values()) for arch in archs])
+    return {
+        arch: [archs[place] for place in np.flatnonzero((knobs != own).sum(axis=1) == 1)]
+        for arch, own in zip(archs, knobs, strict=True)
+    }
 
 
 def successive_halving(trial: Trial, first: float = 0.2, keep: float = 0.5) -> None:
