@@ -2,10 +2,11 @@
 weights: are the outputs with ``accelerate`` equal, and how much faster are the attention and the
 whole model? The package ``rfdetr`` takes part where it is installed.
 
-CPU time of one thread, plain and accelerated in turns, the best of the rounds; ``attention`` is the
-largest call of the model, transformers' own function against the operator on the very tensors of
-that call.
-Run: python -m benchmarks.studies.accelerated_models [FAMILY ...] [--pixels 512] [--rounds 3]
+CPU time of one thread, plain and accelerated in turns: medians, and the ratio with its 95 %
+interval over the rounds. The largest attention of the model is measured alone, the model's own
+function against the operator on the very tensors of that call; so are all attentions of one pass,
+whose difference is what the operator saves in a pass.
+Run: python -m benchmarks.studies.accelerated_models [FAMILY ...] [--pixels 512] [--seconds 60]
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rfdetr_repro.ops import accelerate, foreign_forms, ms_deform_attn
+from benchmarks.ratios import RESAMPLES, Samples, ratio, turns_ms
+from rfdetr_repro.ops import accelerate, foreign_forms
+from rfdetr_repro.ops.accelerate import BY_NAME
+from rfdetr_repro.ops.foreign_forms import FORMS, Form, pairs
 
 DETECTORS = {  # name of the family -> prefix of its classes
     "rt_detr": "RTDetr",
@@ -38,6 +45,9 @@ DETECTORS = {  # name of the family -> prefix of its classes
 SEGMENTERS = {"mask2former": "Mask2Former", "oneformer": "OneFormer"}
 FAMILIES = ["rf_detr", "rfdetr", *DETECTORS, *SEGMENTERS]
 NANO = 384  # pixels per side of RF-DETR Nano
+LABELS, ORDERS = 25, 20  # of PP-DocLayout 2: classes, and classes of its reading order
+ATTENTION_ROUNDS = 11
+LEAST_ROUNDS = 5
 
 
 def build(family: str) -> Any:
@@ -61,6 +71,12 @@ def build(family: str) -> Any:
         more["backbone_config"] = transformers.ResNetConfig(
             out_features=["stage2", "stage3", "stage4"]
         )
+    if family == "lw_detr":  # the default has no level; one level is LW-DETR small
+        more["projector_scale_factors"] = [1.0]
+    if family == "pp_doclayout_v2":  # the default has no thresholds, without which nothing is read
+        more["class_thresholds"] = [0.5] * LABELS
+        more["class_order"] = [label % ORDERS for label in range(LABELS)]
+        more["num_labels"] = LABELS
     if family == "omdet_turbo":
         more["backbone_config"] = transformers.SwinConfig(out_indices=[2, 3, 4])
         more["apply_layernorm_after_vision_backbone"] = False
@@ -95,51 +111,88 @@ def floats(outputs: Any) -> list[Tensor]:
     return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
 
 
-def largest_call(run: Callable[[], Any]) -> tuple[Any, ...]:
-    """The arguments of the operator's call with most samples during ``run``."""
-    calls: list[tuple[Any, ...]] = []
+@dataclass(frozen=True)
+class Call:
+    """A call of a deformable attention: the model's own function, the one in its place, and their
+    arguments.
+    """
 
-    def recorded(*arguments: Any) -> Tensor:
-        calls.append(arguments)
-        return ms_deform_attn(*arguments)
+    form: Form
+    original: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
 
-    foreign_forms.ms_deform_attn = recorded  # type: ignore[assignment]
-    try:
+    def argument(self, *names: str) -> Any:
+        """The argument with the first of ``names`` that the function has."""
+        given = {**dict(zip(self.form.parameters, self.arguments, strict=False)), **self.named}
+        return next(given[name] for name in names if given.get(name) is not None)
+
+    def __str__(self) -> str:
+        """Queries and levels."""
+        sizes = self.argument(
+            "value_spatial_shapes_list", "value_spatial_shapes_hw", "value_spatial_shapes"
+        )
+        levels = "+".join(f"{height}x{width}" for height, width in pairs(sizes))
+        return f"{self.argument('sampling_locations').shape[1]} queries, {levels}"
+
+
+def times_ms(calls: Sequence[Call]) -> dict[str, Samples]:
+    """CPU times in ms (ATTENTION_ROUNDS, 1) of the models' own functions on the arguments of all
+    ``calls``, and of the functions in their place.
+    """
+
+    def plain() -> None:
+        for call in calls:
+            call.original(*call.arguments, **call.named)
+
+    def ours() -> None:
+        for call in calls:
+            call.form.call(*call.arguments, **call.named)
+
+    return turns_ms({"plain": plain, "ours": ours}, ATTENTION_ROUNDS, clock=time.process_time)
+
+
+def saved_ms(times: dict[str, Samples]) -> str:
+    """Median of what the operator saves in a round, with its 95 % interval over the rounds."""
+    saved = (times["plain"] - times["ours"]).ravel()
+    drawn = np.random.default_rng(0).integers(0, len(saved), (RESAMPLES, len(saved)))
+    low, high = np.quantile(np.median(saved[drawn], axis=1), (0.025, 0.975))
+    return f"{np.median(saved):.1f} ({low:.1f} to {high:.1f})"
+
+
+def recorded(form: Form, calls: list[Call]) -> Form:
+    """``form``, which adds every call to ``calls``. ``accelerate`` compares it with the model's own
+    function before the model calls it.
+    """
+    originals: list[Callable[..., Tensor]] = []
+
+    class Recorded(Form):
+        def compare(self, original: Callable[..., Tensor]) -> tuple[float, float]:
+            originals.append(original)
+            return form.compare(original)
+
+    def call(*arguments: Any, **named: Any) -> Tensor:
+        calls.append(Call(form, originals[-1], arguments, named))
+        return form.call(*arguments, **named)
+
+    return Recorded(form.name, form.parameters, form.functions, call, form.arguments, form.points)
+
+
+def attention_calls(run: Callable[[], Any]) -> list[Call]:
+    """The attentions during ``run``, which accelerates the model and calls it."""
+    calls: list[Call] = []
+    forms = {form: recorded(form, calls) for form in FORMS}
+    by_name = {name: [forms[form] for form in found] for name, found in BY_NAME.items()}
+    with (
+        mock.patch.object(foreign_forms, "FORMS", tuple(forms.values())),
+        mock.patch.dict(BY_NAME, by_name),
+    ):
         run()
-    finally:
-        foreign_forms.ms_deform_attn = ms_deform_attn
-    return max(calls, key=lambda call: call[3].numel())
-
-
-def cpu_ms(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Least CPU time of each call in ms, in turns of random order; one more round warms up."""
-    order = random.Random(0)
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name in order.sample(list(calls), len(calls)):
-            started = time.process_time()
-            calls[name]()
-            found[name].append(1e3 * (time.process_time() - started))
-    return {name: min(times[1:]) for name, times in found.items()}
-
-
-def attention_ms(call: tuple[Any, ...], rounds: int) -> dict[str, float]:
-    """CPU time of transformers' function and of the operator on the tensors of ``call``."""
-    from transformers.models.deformable_detr import modeling_deformable_detr as library
-
-    value, sizes, locations, weights = call
-    theirs = library.MultiScaleDeformableAttention()
-    return cpu_ms(
-        {
-            "plain": lambda: theirs(value, None, sizes, None, locations, weights, 64),
-            "ours": lambda: ms_deform_attn(value, sizes, locations, weights),
-        },
-        rounds,
-    )
+    return calls
 
 
 @torch.no_grad()
-def row(family: str, pixels: int, rounds: int) -> str:
+def row(family: str, pixels: int, seconds: float) -> str:
     """A line of the table."""
     model = build(family)
     given = inputs(family, pixels)
@@ -158,28 +211,37 @@ def row(family: str, pixels: int, rounds: int) -> str:
         for one, other in zip(found, expected, strict=True)
         if torch.isfinite(other).all()
     )
-    call = largest_call(ours)
-    attention = attention_ms(call, 5 * rounds)
+    calls = attention_calls(ours)
+    largest = max(calls, key=lambda call: call.argument("attention_weights").numel())
     with accelerate(model) as done:
         count = len(done.replaced)
-    whole = whole_ms(model, plain, rounds)
-    queries = call[2].shape[1]
-    levels = "+".join(f"{height}x{width}" for height, width in call[1])
+    whole = whole_ms(model, plain, seconds)
     return (
-        f"| {family} | {count} | {difference:.0e} | {queries} queries, {levels} | "
-        f"{attention['plain']:.2f} | {attention['ours']:.2f} | "
-        f"{attention['plain'] / attention['ours']:.1f} | {whole['plain']:.0f} | "
-        f"{whole['ours']:.0f} | {whole['plain'] / whole['ours']:.2f} |"
+        f"| {family} | {count} | {difference:.0e} | {largest} | "
+        f"{compared(times_ms([largest]), 2, 1)} | {saved_ms(times_ms(calls))} | "
+        f"{compared(whole, 0, 3)} |"
     )
 
 
-def whole_ms(model: Any, run: Callable[[], Any], rounds: int) -> dict[str, float]:
-    """:func:`cpu_ms` of ``run``, which calls ``model``, without and with the operator, which is
-    put in and taken out between the timed calls: a second model would cost memory.
+def compared(times: dict[str, Samples], of_time: int, of_ratio: int) -> str:
+    """Three cells: the median of each and the ratio with its interval, with so many decimals."""
+    found = ratio(times["plain"], times["ours"])
+    medians = " | ".join(f"{np.median(times[name]):.{of_time}f}" for name in ("plain", "ours"))
+    interval = f"({found.low:.{of_ratio}f} to {found.high:.{of_ratio}f})"
+    return f"{medians} | {found.median:.{of_ratio}f} {interval}"
+
+
+def whole_ms(model: Any, run: Callable[[], Any], seconds: float) -> dict[str, Samples]:
+    """CPU times in ms (rounds, 1) of ``run``, which calls ``model``, without and with the operator.
+
+    The operator is put in and taken out between the timed calls, so that both run on the same
+    weights in memory. One round warms up; the rounds after it take ``seconds`` of CPU time, and
+    there are at least LEAST_ROUNDS.
     """
     order = random.Random(0)
     found: dict[str, list[float]] = {"plain": [], "ours": []}
-    for _ in range(rounds + 1):
+    end = 0.0
+    while len(found["ours"]) <= LEAST_ROUNDS or time.process_time() < end:
         for name in order.sample(list(found), len(found)):
             done = accelerate(model) if name == "ours" else None
             started = time.process_time()
@@ -187,7 +249,8 @@ def whole_ms(model: Any, run: Callable[[], Any], rounds: int) -> dict[str, float
             found[name].append(1e3 * (time.process_time() - started))
             if done is not None:
                 done.undo()
-    return {name: min(times[1:]) for name, times in found.items()}
+        end = end or time.process_time() + seconds
+    return {name: np.array(times[1:])[:, None] for name, times in found.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -195,16 +258,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="families; default all")
     parser.add_argument("--pixels", type=int, default=512, help="side of the image in pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement")
+    parser.add_argument("--seconds", type=float, default=60, help="CPU time for each whole model")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(
         "| family | attentions | largest difference | largest attention | own ms | operator ms | "
-        "ratio | model ms | accelerated ms | ratio |\n|---|---|---|---|---|---|---|---|---|---|"
+        "ratio | saved in all attentions ms | model ms | accelerated ms | ratio |\n"
+        + "|---" * 11
+        + "|"
     )
     for family in arguments.families or FAMILIES:
         try:
-            print(row(family, arguments.pixels, arguments.rounds), flush=True)
+            print(row(family, arguments.pixels, arguments.seconds), flush=True)
         except ImportError as error:
             print(f"| {family} | not measured: {error} |", flush=True)
 

@@ -20,10 +20,10 @@ from .library import build_info
 
 _MARK = "_rfdetr_accelerated"  # the attribute of a module that holds what was there before
 _TOLERANCE = 1e-5  # of outputs; the gradients of locations are larger by the side of the map
-_BY_NAME: dict[str, list[Form]] = {}
+BY_NAME: dict[str, list[Form]] = {}  # name of a function -> the forms that it can have
 for _form in FORMS:
     for _name in _form.functions:
-        _BY_NAME.setdefault(_name, []).append(_form)
+        BY_NAME.setdefault(_name, []).append(_form)
 _OTHERS_CUDA = {"MSDeformAttnFunction", "MultiScaleDeformableAttnFunction"}
 _SUPPORTED = (
     "RF-DETR, LW-DETR, RT-DETR and v2, D-FINE, DEIMv2, Deformable DETR, (MM) Grounding DINO, "
@@ -221,8 +221,8 @@ def _is_deformable(module: nn.Module) -> bool:
 
 def _place(module: nn.Module) -> _Place | None:
     for attribute, value in vars(module).items():  # D-FINE and DEIMv2 keep the function so
-        if isinstance(value, FunctionType) and value.__name__ in _BY_NAME:
-            form = form_of(value, _BY_NAME[value.__name__])
+        if isinstance(value, FunctionType) and value.__name__ in BY_NAME:
+            form = form_of(value, BY_NAME[value.__name__])
             if form is not None:
                 return _Place(attribute, form, value, form.call)
     forward = type(module).forward
@@ -233,8 +233,8 @@ def _place(module: nn.Module) -> _Place | None:
         return _Place("forward", whole, MethodType(forward, module), whole.call)
     for called in forward.__code__.co_names:
         function = forward.__globals__.get(called)
-        if called in _BY_NAME and isinstance(function, FunctionType):
-            form = form_of(function, _BY_NAME[called])
+        if called in BY_NAME and isinstance(function, FunctionType):
+            form = form_of(function, BY_NAME[called])
             if form is not None and not _OTHERS_CUDA & set(forward.__code__.co_names):
                 return _Place("forward", form, function, _rebound(module, called, form.call))
     return None
