@@ -19,6 +19,7 @@ from rfdetr_repro.bench.command.arguments import parser
 from rfdetr_repro.bench.command.precisions import in_precision, precisions
 from rfdetr_repro.bench.command.printing import gate, lines
 from rfdetr_repro.bench.command.protocols import protocols_of
+from rfdetr_repro.bench.command.rows import read_data
 from rfdetr_repro.bench.command.runtimes import backends_of
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.source import DataSource
@@ -149,6 +150,17 @@ def test_trained_weights_need_data_for_int8_and_the_other_rows_go_on(
     assert len(Store(tmp_path / "out" / "s.jsonl").read()) == 1
     failed = [line for line in err.splitlines() if line.startswith("failed: mine int8")]
     assert len(failed) == 1
+
+
+def test_a_missing_train_split_is_told_when_the_data_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, told in (("val", True), ("train", False)):
+        folder = write_folder(tmp_path / "data", random_document(0, 3), split)
+        args = parsed("--data", str(folder), "--split", "val", "--precision", "fp32,int8")
+        caplog.clear()
+        read_data(args)
+        assert ("no train split to calibrate on" in caplog.text) == told
 
 
 def test_an_int8_file_of_another_gate_or_of_other_images_is_not_reused(

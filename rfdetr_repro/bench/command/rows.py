@@ -222,8 +222,14 @@ def read_data(args: argparse.Namespace) -> list[CocoSplit]:
     if args.data is None:
         return []
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.data.coco import read_split  # slow to load
+    from rfdetr_repro.data.coco import has_split, read_split  # slow to load
 
+    if "int8" in precisions(args) and not has_split(args.data, "train"):
+        log.warning(
+            "%s has no train split to calibrate on: models with trained weights will have no int8 "
+            "row",
+            args.data,
+        )
     found = [read_split(args.data, name) for name in names]
     for split in found:
         if not len(split.table.ids):
