@@ -286,7 +286,7 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
             "there are no images in the folder", images, "give a folder with .jpg or .png files"
         )
     for place in range(0, min(count, len(files)), batch):
-        # the first images fill up the last batch
+        # the next images fill up the last batch, and where there are no more, the first
         chosen = [files[index % len(files)] for index in range(place, place + batch)]
         yield {name: network_input([decode(file) for file in chosen], (height, width))}
 

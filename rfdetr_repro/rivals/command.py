@@ -235,8 +235,7 @@ def _protocols(args: argparse.Namespace) -> list[Protocol]:
     from rfdetr_repro.bench.command.protocols import protocols_of
 
     words = ["--model", "file", "--protocol", args.protocol, "--threads", str(args.threads)]
-    known, _ = of_bench().parse_known_args([*words, *["--quick"] * args.quick])
-    return protocols_of(known)
+    return protocols_of(of_bench().parse_args([*words, *["--quick"] * args.quick]))
 
 
 def _warn(splits: dict[str, CocoSplit]) -> None:
