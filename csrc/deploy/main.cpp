@@ -132,9 +132,16 @@ std::string objects_of(Detections found, const Placement& place, const Manifest&
   std::vector<size_t> order(found.scores.size());
   std::iota(order.begin(), order.end(), size_t(0));
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return found.scores[a] > found.scores[b]; });
+  std::erase_if(order, [&](size_t i) { return !(found.scores[i] >= threshold); });
+  std::vector<std::string> counts;
+  if (found.mask_height) {
+    std::vector<const float*> maps;
+    for (const size_t i : order) maps.push_back(found.masks.data() + int64_t(i) * found.mask_height * found.mask_width);
+    counts = mask_counts(maps, found.mask_height, found.mask_width, place.image_h, place.image_w);
+  }
   std::string json = "[";
-  for (const size_t i : order) {
-    if (!(found.scores[i] >= threshold)) continue;
+  for (size_t rank = 0; rank < order.size(); ++rank) {
+    const size_t i = order[rank];
     const size_t label = size_t(found.labels[i]);
     float* box = found.boxes.data() + 4 * i;
     place.box_in_pixels(box);
@@ -144,10 +151,8 @@ std::string objects_of(Detections found, const Placement& place, const Manifest&
     for (int side = 0; side < 4; ++side) json += (side ? ", " : "") + text_of(box[side]);
     json += "]";
     if (found.mask_height) {
-      const float* map = found.masks.data() + int64_t(i) * found.mask_height * found.mask_width;
-      const std::string counts = mask_counts(map, 1, found.mask_height, found.mask_width, place.image_h, place.image_w)[0];
       json += ", \"mask_rle\": {\"size\": [" + std::to_string(place.image_h) + ", " + std::to_string(place.image_w) +
-              "], \"counts\": " + json_text(counts) + "}";
+              "], \"counts\": " + json_text(counts[rank]) + "}";
     }
     json += "}";
   }
@@ -193,12 +198,22 @@ std::string entry_of(const Picture& picture, Model& model, const Manifest& manif
          ", \"objects\": " + objects_of(found, place, manifest, options.threshold);
 }
 
+// RFDETR_ISA is an argument too: a wrong value is refused before anything is read.
+void check_instruction_set() {
+  try {
+    pictures::isa_kernels();
+  } catch (const std::runtime_error& error) {
+    throw InputError(error.what());
+  }
+}
+
 int work(const std::vector<std::string>& words) {
   const Options options = parse(words);
   if (options.help) {
     std::fputs(kUsage, stdout);
     return 0;
   }
+  check_instruction_set();
   const Manifest manifest = load_manifest(options.model);
   const std::unique_ptr<Model> model = open_model(manifest, options);
   int code = 0;

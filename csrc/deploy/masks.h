@@ -7,7 +7,7 @@
 
 namespace rfdetr::deploy {
 
-// COCO's compressed run lengths of `count` masks of height x width px from logits (count, h, w).
-std::vector<std::string> mask_counts(const float* logits, int64_t count, int64_t h, int64_t w, int64_t height, int64_t width);
+// COCO's compressed run lengths of masks of height x width px, one for every map of logits (h, w).
+std::vector<std::string> mask_counts(const std::vector<const float*>& maps, int64_t h, int64_t w, int64_t height, int64_t width);
 
 }  // namespace rfdetr::deploy
