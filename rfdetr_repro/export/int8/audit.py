@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 
 from rfdetr_repro.spec.errors import InputError
 
-from .products import Product
+from .products import CONVOLUTIONS, Product
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -258,7 +258,8 @@ class _IntegerForms:
             nodes.append(dequantise)
         own.output[0] = f"{node.name}/int8/result"
         nodes.append(own)
-        if (after := self.rounding.get(form.output[0])) is not None:
+        after = self.rounding.get(form.output[0])
+        if after is not None and node.op_type in CONVOLUTIONS:
             needed += after.input[1:]
             scale = list(after.input[1:])
             stem = own.output[0]

@@ -2,8 +2,8 @@
 become INT8.
 
 A product can become INT8 if its weights are constant: those are what INT8 makes smaller, and nearly
-all of the work. A product of two activations, as in attention, stays in float32: its operands would
-be rounded on both sides, and their quantisation costs about what the product saves.
+all of the work. The two products of attention can, too (:mod:`.attention`). Other products of two
+activations stay in float32.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from rfdetr_repro.export.float16 import inline_constants
 from rfdetr_repro.export.onnx_file import check_operators, load_whole
 from rfdetr_repro.export.trial import run_once
 from rfdetr_repro.spec.errors import InputError
+
+from .attention import attention_products
+from .projections import original_name, split_projections
 
 MATRIX_PRODUCTS = ("MatMul", "Gemm")
 CONVOLUTIONS = ("Conv",)
@@ -62,6 +65,7 @@ def prepared(path: str | Path) -> onnx.ModelProto:
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     _flatten_weights(model.graph)
+    split_projections(model.graph)
     # the quantizer passes over values whose type the file does not state
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     _widen_biases(model.graph)
@@ -131,8 +135,14 @@ def products_of(model: onnx.ModelProto, where: str | Path, batch: int = 1) -> li
     shapes = _shapes(model, [*_operands(nodes)], where, batch)
     constants = {constant.name: constant for constant in model.graph.initializer}
     shapes |= {name: tuple(constant.dims) for name, constant in constants.items()}
+    attention = attention_products(model.graph)
     return [
-        Product(node.name, node.op_type, _flops(node, shapes) // batch, _why_float(node, constants))
+        Product(
+            node.name,
+            node.op_type,
+            _flops(node, shapes) // batch,
+            "" if node.name in attention else _why_float(node, constants),
+        )
         for node in nodes
     ]
 
@@ -210,7 +220,11 @@ def asked_for(model: onnx.ModelProto, names: Iterable[str]) -> set[str]:
     """
     found: set[str] = set()
     for name in names:
-        nodes = {node.name for node in model.graph.node if name in (node.name, node.op_type)}
+        nodes = {
+            node.name
+            for node in model.graph.node
+            if name in (node.name, original_name(node.name), node.op_type)
+        }
         if not nodes:
             raise InputError(
                 f"there is no node or operator {name!r} to keep in float32",

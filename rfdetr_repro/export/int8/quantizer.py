@@ -23,6 +23,7 @@ import onnx
 from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.unfinished import temporary_folder
 
+from .attention import attention_products, put_in_int8
 from .products import CONVOLUTIONS, KINDS, MATRIX_PRODUCTS
 
 try:
@@ -85,9 +86,24 @@ class Quantizer:
         """
         if self._ranges is None or not nodes:
             raise InputError("there is nothing to quantise", self.where, "calibrate first")
+        made = onnx.ModelProto()
+        made.CopyFrom(self.model)
+        attention = {
+            name: role for name, role in attention_products(made.graph).items() if name in nodes
+        }
+        weighted = [name for name in nodes if name not in attention]
+        if weighted:
+            made = self._with_weights(made, weighted)
+        ranges = {
+            name: (float(np.min(found.range_value[0])), float(np.max(found.range_value[1])))
+            for name, found in self._ranges.items()
+        }
+        put_in_int8(made.graph, attention, ranges)
+        onnx.checker.check_model(made)
+        return made
+
+    def _with_weights(self, copy: onnx.ModelProto, nodes: Sequence[str]) -> onnx.ModelProto:
         kinds = quantization.QuantType
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.model)
         with _quiet():
             quantizer = QDQQuantizer(
                 copy,
@@ -108,7 +124,6 @@ class Quantizer:
             quantizer.model.topological_sort()
         made: onnx.ModelProto = quantizer.model.model
         _restore_float_readers(made.graph, self.model.graph, set(nodes))
-        onnx.checker.check_model(made)
         return made
 
 
