@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import LARGEST_SEED, ArgumentParser, output_folder, whole
+from rfdetr_repro.spec.arguments import LARGEST_SEED, ArgumentParser, number, output_folder, whole
 
 from .dataset import NOTE, EmbeddedConfig, write_embedded
 
@@ -38,11 +38,22 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         help="seed of the compositions (default: %(default)s)",
     )
+    arguments.add_argument(
+        "--varied",
+        type=number(0.0, 1.0),
+        default=EmbeddedConfig.varied,
+        metavar="SHARE",
+        help="share of the objects and backgrounds of the train split that get another shape and "
+        "other colours, from 0 to 1, so that a model learns the class and not the few objects "
+        "(default: %(default)s)",
+    )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command ``python -m rfdetr_repro.data.embedded``."""
     args = parser().parse_args(argv)
-    config = EmbeddedConfig(image_side=args.side, train_images=args.train_images, seed=args.seed)
+    config = EmbeddedConfig(
+        image_side=args.side, train_images=args.train_images, seed=args.seed, varied=args.varied
+    )
     print(f"{write_embedded(args.out, config)}: {NOTE}")

@@ -8,13 +8,15 @@ rectangle.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from .variation import recoloured, reshaped
 
 T = TypeVar("T")
 
@@ -120,10 +122,17 @@ def load_assets(part: str) -> Assets:
     )
 
 
-def compose_scene(assets: Assets, side: int, rng: np.random.Generator) -> Scene:
-    """A square scene of ``side`` pixels; all randomness comes from ``rng``."""
+def compose_scene(
+    assets: Assets, side: int, rng: np.random.Generator, varied: float = 0.0
+) -> Scene:
+    """A square scene of ``side`` pixels; all randomness comes from ``rng``.
+
+    ``varied``: share of the objects, and of the backgrounds, whose shape and colours are changed.
+    """
     canvas = _background(assets, side, rng)
-    objects = _objects(assets, side, rng)
+    if _drawn(varied, rng):
+        canvas = recoloured(canvas, rng)
+    objects = _objects(assets, side, rng, varied)
     owner = np.full((side, side), -1, dtype=np.int16)
     for index, placed in enumerate(objects):  # far objects, which are higher in the image, first
         _shadow(canvas, placed)
@@ -141,6 +150,11 @@ def compose_scene(assets: Assets, side: int, rng: np.random.Generator) -> Scene:
         tuple(objects[index].category_id for index in kept),
         int(rng.integers(80, 96)),
     )
+
+
+def _drawn(share: float, rng: np.random.Generator) -> bool:
+    """Whether a thing is among the ``share`` of things; draws nothing where the share is 0."""
+    return share > 0 and bool(rng.random() < share)
 
 
 def _choose(items: tuple[T, ...], rng: np.random.Generator) -> T:
@@ -164,14 +178,20 @@ def _background(assets: Assets, side: int, rng: np.random.Generator) -> np.ndarr
     return np.asarray(image, dtype=np.float32) / 255 * np.float32(rng.uniform(0.85, 1.12))
 
 
-def _objects(assets: Assets, side: int, rng: np.random.Generator) -> list[Placed]:
+def _objects(assets: Assets, side: int, rng: np.random.Generator, varied: float) -> list[Placed]:
     """2 to 7 objects in painting order; positions that would hide an object, or an earlier object,
     are drawn again.
     """
     placed: list[Placed] = []
     for _ in range(int(rng.integers(2, 8))):
         models = assets.clutter if rng.random() < 1 / 6 else _choose(assets.classes, rng)
-        rgba, category_id = _scaled(_choose(_choose(models, rng), rng), side, rng)
+        sprite = _choose(_choose(models, rng), rng)
+        changed = _drawn(varied, rng)
+        if changed:
+            sprite = replace(sprite, rgba=reshaped(sprite.rgba, rng))
+        rgba, category_id = _scaled(sprite, side, rng)
+        if changed:
+            rgba = _premultiplied(recoloured(_straight(rgba), rng), rgba[..., 3:])
         for _ in range(TRIES):
             candidate = _position(rgba, category_id, side, rng)
             order = sorted([*placed, candidate], key=lambda item: item.bottom)
@@ -202,6 +222,15 @@ def _scaled(sprite: Sprite, side: int, rng: np.random.Generator) -> tuple[np.nda
     rgba = rgba * np.array([*colour, 1.0], dtype=np.float32)
     rgba[..., :3] = np.minimum(rgba[..., :3], rgba[..., 3:])
     return rgba, sprite.category_id
+
+
+def _straight(rgba: np.ndarray) -> np.ndarray:
+    """The colours (h, w, 3) of premultiplied ``rgba``; 0 where nothing is seen."""
+    return rgba[..., :3] / np.maximum(rgba[..., 3:], np.float32(1 / 255))
+
+
+def _premultiplied(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return np.concatenate([rgb * alpha, alpha], axis=-1)
 
 
 def _position(rgba: np.ndarray, category_id: int, side: int, rng: np.random.Generator) -> Placed:

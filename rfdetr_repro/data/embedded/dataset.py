@@ -36,13 +36,18 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class EmbeddedConfig:
-    """Sizes of the three splits; ``image_side`` in pixels."""
+    """Sizes of the three splits; ``image_side`` in pixels.
+
+    ``varied``: share of the objects and backgrounds of the **train** split that get another shape
+    and other colours (:mod:`.variation`), 0..1. The other splits are always as they are.
+    """
 
     image_side: int = 160
     train_images: int = 8000
     val_images: int = 150
     test_images: int = 150
     seed: int = 0
+    varied: float = 0.0
 
     def count(self, split: str) -> int:
         """Number of images of ``split``."""
@@ -54,7 +59,8 @@ def compose(config: EmbeddedConfig, split: str, index: int) -> Scene:
     visible objects.
     """
     rng = np.random.default_rng((config.seed, list(SPLITS).index(split), index))
-    return compose_scene(load_assets(SPLITS[split]), config.image_side, rng)
+    varied = config.varied if split == "train" else 0.0
+    return compose_scene(load_assets(SPLITS[split]), config.image_side, rng, varied)
 
 
 def write_embedded(
@@ -75,6 +81,9 @@ def write_embedded(
 
 
 def _recipe(config: EmbeddedConfig) -> Recipe:
+    settings = asdict(config)
+    if not config.varied:
+        del settings["varied"]  # as folders state it that were written before objects were varied
     return Recipe(
         name="embedded",
         height=config.image_side,
@@ -84,6 +93,6 @@ def _recipe(config: EmbeddedConfig) -> Recipe:
             split: f"Embedded {split}: {DESCRIPTIONS[split]}. {NOTE}" for split in SPLITS
         },
         categories=pack_categories(),
-        config=asdict(config),
+        config=settings,
         compose=partial(compose, config),
     )
