@@ -107,7 +107,7 @@ def _neighbours(archs: Sequence[Arch]) -> dict[Arch, list[Arch]]:
     """The architectures of a space that differ from each in one knob."""
     knobs = np.array([list(arch.knobs().values()) for arch in archs])
     return {
-        arch: [archs[place] for place in np.flatnonzero((knobs != own).sum(axis=1) == 1)]
+        arch: [archs[place] for place in np.flatnonzero((knobs != own).sum(axis=1) == 1).tolist()]
         for arch, own in zip(archs, knobs, strict=True)
     }
 

@@ -330,7 +330,7 @@ def leading() -> Iterator[Crew]:
         yield ALONE
         return
     with ExitStack() as stack:
-        members = []
+        members: list[Member] = []
         with _signals_end_at_once():
             _, ranks = join_torchrun(None)
             key = os.urandom(32)
