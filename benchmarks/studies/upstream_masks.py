@@ -1,7 +1,8 @@
 """Masks of the image's size from mask logits: the post-processing of the package ``rfdetr`` against
 this project's, on the same logits, for the detections that a threshold keeps.
 
-CPU time of one thread in turns, the best of the rounds, in ms. ``rfdetr`` must be installed; the
+CPU time of one thread in turns, the best of the rounds, in ms; the ratio is that of the medians,
+with its 95 % interval over the rounds. ``rfdetr`` must be installed; the
 masks are also compared pixel by pixel.
 
 Run: python -m benchmarks.studies.upstream_masks [--rounds 5]
@@ -10,13 +11,14 @@ Run: python -m benchmarks.studies.upstream_masks [--rounds 5]
 from __future__ import annotations
 
 import argparse
+import time
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.studies.accelerated_models import cpu_ms
+from benchmarks.ratios import ratio, turns_ms
 from rfdetr_repro.ops import masks_from_logits
 
 QUERIES = 200
@@ -76,13 +78,13 @@ def main(argv: list[str] | None = None) -> None:
             return masks_from_logits(given["masks"][0, rows], *shape, **more)
 
         other = int((theirs() != ours()).sum())
-        ms = cpu_ms(
-            {"theirs": theirs, "ours": ours, "packed": lambda ours=ours: ours(packed=True)},
-            arguments.rounds,
-        )
+        calls = {"theirs": theirs, "ours": ours, "packed": lambda ours=ours: ours(packed=True)}
+        times = turns_ms(calls, arguments.rounds, clock=time.process_time)
+        best = {name: samples.min() for name, samples in times.items()}
+        faster = ratio(times["theirs"], times["ours"])
         print(
-            f"| {name} | {ms['theirs']:.1f} | {ms['ours']:.1f} | {ms['packed']:.1f} | "
-            f"{ms['theirs'] / ms['ours']:.1f} | {other} |",
+            f"| {name} | {best['theirs']:.1f} | {best['ours']:.1f} | {best['packed']:.1f} | "
+            f"{faster.median:.1f} ({faster.low:.1f} to {faster.high:.1f}) | {other} |",
             flush=True,
         )
 
