@@ -342,7 +342,10 @@ def test_files_state_the_backbone(kind: str, tmp_path: Path) -> None:
 
 def test_plain_models_state_what_they_stated_before_there_were_others() -> None:
     """Bytes of files, identities of runs and digests rest on this."""
-    added = {"backbone", "registers", "gated", "rope_theta", "conv_depths", "conv_widths"}
+    added = {
+        *("backbone", "registers", "gated", "rope_theta", "conv_depths", "conv_widths"),
+        "shared_class_token",
+    }
     assert added.isdisjoint(PICO.model.stated())
     assert PICO.model.stated().keys() | added == set(ModelConfig.__dataclass_fields__)
     assert ModelConfig.from_json(json.loads(json.dumps(PICO.model.stated()))) == PICO.model
