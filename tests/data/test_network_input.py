@@ -28,6 +28,8 @@ OTHERS = {
     ("rfdetr_repro/bench/parts.py", "synthetic_frame"): "draws the frame that is timed",
     ("rfdetr_repro/data/embedded/compose.py", "_background"): "draws a picture of the data set",
     ("rfdetr_repro/data/embedded/compose.py", "_scaled"): "draws a picture of the data set",
+    ("rfdetr_repro/data/embedded/variation.py", "_light"): "draws a picture of the data set",
+    ("benchmarks/studies/search_parts.py", "_picture"): "draws the picture that is decoded",
     ("rfdetr_repro/bench/scopes.py", "picture_bytes"): "draws the picture that is encoded",
     ("rfdetr_repro/model/vit.py", "_kernel_resize_matrix"): "a weight",
     ("rfdetr_repro/model/vit.py", "resample_positions"): "a weight",

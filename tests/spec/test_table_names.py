@@ -33,7 +33,8 @@ def test_numbers_of_both_versions_are_understood(text, name):
 @pytest.mark.parametrize("text", ["21", "0", "v2_21", "v3_2", "v1_19", "", "2.5", "../2"])
 def test_a_number_of_no_version_lists_what_there_is(text):
     with pytest.raises(
-        InputError, match="choose one of 1, 2, .*v2_20, frontier, sensitivity, rivals, parts, all"
+        InputError,
+        match="choose one of 1, 2, .*v2_20, frontier, sensitivity, rivals, parts, rf100, all",
     ):
         tables.table_name(text)
 

@@ -438,7 +438,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--table", "99"], "v2_20, frontier, sensitivity, rivals, parts, all"),
+        (["--table", "99"], "v2_20, frontier, sensitivity, rivals, parts, rf100, all"),
         (["--table", "frontier", "--records", "costs.jsonl"], "no campaign Records"),
         (["--table", "sensitivity", "--records", "costs.jsonl"], "no campaign Records"),
         (["--table", "sensitivity", "--scoreboard"], "choose a numbered table"),

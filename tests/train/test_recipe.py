@@ -114,6 +114,7 @@ def test_later_settings_at_their_defaults_do_not_change_what_a_run_is() -> None:
         "freeze",
         "precision",
         "compile",
+        "draw_heads",
     }
     assert set(asdict(TRAIN)) - set(TRAIN.settings()) == first
     identity = json.loads(Recipe(TINY, TRAIN, SPACE).identity("data"))

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rfdetr_repro.data.source import LAYOUTS
 from rfdetr_repro.search.command import add_workers, workers_of
 from rfdetr_repro.search.deployment_arguments import add_deployment
 from rfdetr_repro.spec.arch import Arch
@@ -80,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
         type=any_path,
         required=True,
         metavar="DIR",
-        help="data sets in any form that reproduce reads, each with train, val and test; a folder "
-        "of such folders, as RF100-VL and RF20-VL are, stands for all of them",
+        help=f"data sets, each with train, val and test: {LAYOUTS}; a folder of such folders, as "
+        "RF100-VL and RF20-VL are, stands for all of them",
     )
     add("--drop-bad", action="store_true", help="leave out unusable annotations and images")
     add(
