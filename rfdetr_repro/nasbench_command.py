@@ -18,6 +18,7 @@ from rfdetr_repro.nasbench.bench import LATENCIES, Answer, NasBench
 from rfdetr_repro.nasbench.latency import Latencies, Timing
 from rfdetr_repro.nasbench.space import SPACE
 from rfdetr_repro.records.store import read_stores
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     any_path,
@@ -147,6 +148,8 @@ def _answers(bench: NasBench, args: argparse.Namespace) -> list[str]:
     split = args.split or "val"
     answer = bench.query(args.arch, args.seed or 0, args.first, split)
     lines = [f"{args.arch}, seed {args.seed or 0}, {split}: {_ap(answer)}"]
+    if note := Arch.parse(args.arch).rounding:
+        lines.append(f"  {note}")
     for name in bench.latencies.names if bench.latencies else ():
         lines.append(f"  {name}: {_ms(bench.latency(args.arch, name))}")
     return lines

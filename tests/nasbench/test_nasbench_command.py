@@ -46,6 +46,9 @@ def test_an_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer.ap is not None and answer.mask_ap is not None
     expected = f"AP {100 * answer.ap:.2f}, mask AP {100 * answer.mask_ap:.2f} on 10 images"
     assert told.startswith(f"{key}, seed 0, val: {expected}\n") and "ms, modelled" in told
+    assert "rounded down" not in told
+    main(["--folder", str(folder), "--arch", "r97-p16-w1-d2-q10"])
+    assert "resolution 97 -> 96 px (rounded down" in capsys.readouterr().out
 
 
 def test_latencies_come_from_records(tmp_path: Path) -> None:
