@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "study",
         "A study writes the Records that some claims need. The command then prints the verdicts "
         "from these Records alone. A study that was stopped goes on when the command is repeated; "
-        "trainings and evaluations whose Records are stored elsewhere are not repeated.",
+        "trainings and evaluations whose Records are among those of --records are not repeated.",
     )
     add = study.add_argument
     told = "; ".join(f"{one.id}: {one.words}" for one in STUDIES.values())
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "--run",
         metavar="STUDY",
         choices=(*STUDIES, ALL),
-        help=f"study to run, whose stored Records (--records) are used. {told}; {ALL}: all of them",
+        help=f"study to run. {told}; {ALL}: all of them",
     )
     add(
         "--out",
@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "--seeds",
         type=whole(1, MOST_SEEDS),
         metavar="N",
-        help="number of trainings of each side, with the seeds 0 to N - 1; fewer than 3 decide "
+        help="number of trainings of each variant, with the seeds 0 to N - 1; fewer than 3 decide "
         "nothing (default: 3)",
     )
     add(
@@ -136,19 +136,20 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--start",
         choices=tuple(STARTS),
-        help="what trainings start from: everything random, the backbone of the weights of the "
-        f"package, or these weights as a whole (default: {BACKBONE}); another backbone always "
-        "starts from random weights",
+        help="what trainings start from: random weights everywhere, the backbone of the packaged "
+        "weights with random weights elsewhere, or the packaged weights as a whole (default: "
+        f"{BACKBONE}); another backbone always starts from random weights",
     )
     add(
         "--quick",
         action="store_true",
-        help="a run through every study in minutes: short trainings, which decide next to nothing",
+        help=f"a first look with trainings of {QUICK_STEPS} steps, which decide next to nothing",
     )
     add(
         "--plan",
         action="store_true",
-        help="print what each study would cost on this machine, from a few measured steps, and end",
+        help="print what each study would cost on this machine, from a few measured steps, and run "
+        "nothing else",
     )
     add(
         "--processes",
@@ -160,8 +161,8 @@ def parser() -> argparse.ArgumentParser:
     add_device(study, "of trainings and evaluations")
     add_data_arguments(
         arguments,
-        f"data sets of the package, composed in DIR/data of --out ({DOMAIN} of embedded-10 for "
-        "trainings, the embedded data set for given weights), without",
+        f"only with --run (default: data that are composed in the folder of --out: {DOMAIN} of "
+        "embedded-10 for trainings, the embedded data set for the packaged weights)",
         SPLITS,
     )
     return arguments
@@ -218,7 +219,7 @@ def _check(args: argparse.Namespace, data: DataSource | None) -> None:
         only = "" if args.run == ALL else STUDIES[args.run].start
         if only and args.start not in (None, only):
             raise InputError(
-                f"the study {args.run} compares what starts from the same random decoder",
+                f"the study {args.run} needs random weights behind every backbone",
                 f"--start {args.start}",
                 f"write --start {only}",
             )

@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         type=whole(0, 10**6),
         metavar="N",
-        help="training seed to ask for, or that --build files its numbers under (default: 0)",
+        help="training seed of the weights to ask about, or with --build of the weights (default: "
+        "0)",
     )
     add("--split", choices=SPLITS, help="split of the embedded data set (default: val)")
     add(
@@ -71,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
     )
     build = arguments.add_argument_group(
         "build",
-        "A build evaluates every architecture of the space with given weights and writes one file. "
-        "A build that was stopped goes on when the command is repeated.",
+        "A build evaluates every architecture of the space with the weights of one training and "
+        "writes one file. A build that was stopped goes on when the command is repeated.",
     )
     add = build.add_argument
     add(
@@ -81,15 +82,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="WEIGHTS",
         help="supernet.safetensors of a run, or other weights of this package",
     )
-    add("--training", metavar="TEXT", help="how the weights were trained, in words; stored")
+    add(
+        "--training",
+        metavar="TEXT",
+        help="how the weights were trained, in words that are stored in the file",
+    )
     add(
         "--latencies",
         type=input_file,
         metavar="RECORDS",
         help="store with Records of measured engines of the pico supernet, such as records.jsonl "
-        "of a search; writes latency.json to --folder: these latencies, and a model for the others",
+        "of a search; writes the measured latencies, and modelled latencies of all other "
+        "architectures, to latency.json of --folder",
     )
-    add_data_arguments(arguments, "the data set to evaluate on; with --build", SPLITS)
+    add_data_arguments(arguments, "the data to evaluate on; only with --build", SPLITS)
     return arguments
 
 
@@ -197,7 +203,7 @@ def _build(args: argparse.Namespace, data: DataSource | None) -> None:
     folder: Path = writable_folder(args.folder)
     target = folder / f"seed{seed}-{split}.npz"
     if target.exists():
-        raise InputError("this part is built already", target, "choose another --seed or --folder")
+        raise InputError("this file is built already", target, "choose another --seed or --folder")
     with locked_folder(folder, "builds this benchmark"):
         request = BuildRequest(
             args.build, data, split, SPACE, seed, args.training, folder / "backbones"

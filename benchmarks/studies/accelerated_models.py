@@ -3,9 +3,9 @@ weights: are the outputs with ``accelerate`` equal, and how much faster are the 
 whole model? The package ``rfdetr`` takes part where it is installed.
 
 CPU time of one thread, plain and accelerated in turns: medians, and the ratio with its 95 %
-interval over the rounds. The largest attention of the model is measured alone, the model's own
-function against the operator on the very tensors of that call; so are all attentions of one pass,
-whose difference is what the operator saves in a pass.
+interval over the rounds. The largest attention of the model is also measured alone, the model's own
+function against the operator on the very tensors of that call. So are all attentions of one pass
+together: their difference is what the operator saves in a pass.
 Run: python -m benchmarks.studies.accelerated_models [FAMILY ...] [--pixels 512] [--seconds 60]
 """
 

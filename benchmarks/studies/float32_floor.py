@@ -7,14 +7,14 @@ The *floor* is the CPU time of the network's products and nothing else: each in 
 operands of its own, into a buffer that exists, one after another in the order of the network. A
 convolution counts as the product that it is, attention as its two products per head. Each shape is
 computed by the fastest of three ways: ``mm`` with the weight as it is stored, ``mm`` with the
-weight turned around beforehand, and this package's packed product. The floor, the network, the
+weight transposed beforehand, and this package's packed product. The floor, the network, the
 network by PyTorch's operators alone (``plain``) and one large product take turns; shares are ratios
-of medians of CPU time with 95 % intervals. Below is what lies above the floor, operator by
-operator: best time minus that of the products in it.
+of medians of CPU time with 95 % intervals. The last lines state what lies above the floor, operator
+by operator: the best time of the operator minus that of the products in it.
 
 ``--onnx`` adds the exported file on ONNX Runtime; ``--training`` a training step, whose floor is
-its number of operations at the rate of the large product. To see a processor with AVX-512 as one
-without, set ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
+its number of operations at the rate of the large product. To limit a processor with AVX-512 to
+AVX2, set ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
 RFDETR_ISA=avx2 (ONNX Runtime has no such switch). The AMX unit is not used without
 ``--matrix-unit``.
 """
@@ -150,7 +150,7 @@ def ways(product: Product) -> dict[str, Call]:
     packed, bias = packed_linear_pack(weight), torch.zeros(outputs)
     return {
         "mm": partial(torch.mm, x, weight.t(), out=into),
-        "mm, turned": partial(torch.mm, x, weight.t().contiguous(), out=into),
+        "mm, transposed": partial(torch.mm, x, weight.t().contiguous(), out=into),
         "packed": partial(packed_linear, x, packed, bias),
     }
 

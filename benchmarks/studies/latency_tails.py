@@ -1,5 +1,5 @@
 """The tails behind claim 9: how far the slowest passes lie above the median with a wait of 200 ms
-and without, and which share of the frames of a camera one pass would miss; table of docs/claims.md.
+and without, and what share of a camera's frames would be missed (a table of docs/claims.md).
 
     python -m benchmarks.studies.latency_tails [--records results/embedded.jsonl]
 
@@ -97,7 +97,7 @@ def table(found: dict[str, dict[str, Tail]]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser("benchmarks.studies.latency_tails")
+    parser = argparse.ArgumentParser("benchmarks.studies.latency_tails", description=__doc__)
     parser.add_argument("--records", type=Path, default=Path("results/embedded.jsonl"))
     print("\n".join(table(tails(parser.parse_args(argv).records))))
 

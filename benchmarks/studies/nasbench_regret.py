@@ -2,11 +2,11 @@
 
     python -m benchmarks.studies.nasbench_regret [--folder DIR] [--repeats 10] [--figure FILE.png]
 
-Searched are the 162 configurations of the pico campaign, all of which the benchmark holds, with
-its latencies. Printed: regret in percent of the hypervolume after parts of the exhaustive search's
-image evaluations, mean and half-width of the 95 % interval over the runs; the part after which at
-most 0.5 % is lost; and the CPU time of a run's decisions. A method whose package is missing is
-left out, with the reason.
+Each method searches the 162 configurations of the pico campaign, all of which the benchmark holds,
+with the benchmark's latencies. The table states the regret in percent of the hypervolume after
+parts of the exhaustive search's image evaluations, as the mean and half-width of the 95 % interval
+over the runs; the part after which at most 0.5 % is lost; and the CPU time of a run's decisions. A
+method whose package is missing is left out, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser("benchmarks/studies/nasbench_regret.py", description=__doc__)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--folder", type=Path, help="folder of the benchmark's files")
+    parser.add_argument("--repeats", type=int, default=10, help="runs of each method")
     parser.add_argument("--seed", type=int, default=0, help="training seed of the weights")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="file to draw the curves to")
     args = parser.parse_args(argv)
     bench = NasBench.load(args.folder)
     curves = []

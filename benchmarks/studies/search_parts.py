@@ -224,8 +224,8 @@ def interval(ordered: Sequence[float]) -> tuple[float | None, float | None]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the parts that the store does not hold yet."""
     parser = argparse.ArgumentParser("benchmarks/studies/search_parts.py", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", help="parts whose names begin like this")
+    parser.add_argument("--out", type=Path, required=True, help="store of the Records")
+    parser.add_argument("--only", nargs="+", help="time only parts whose names begin so")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     store = Store(args.out)
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if not chosen:
         names = "; ".join(part.name for part in parts())
-        raise InputError("no such part", "--only", f"choose of: {names}")
+        raise InputError("no such part", "--only", f"choose from: {names}")
     for part in chosen:
         if part.name in done:
             continue

@@ -205,7 +205,7 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
             + (
                 f"five times that of {SCORED_IMAGES:,} images"
                 if parts[SCORING].method == "measured"
-                else "**given**: not timed in this session"
+                else "**given**: an earlier figure, not timed with the other parts"
             ),
             scoring,
             ON_CPU,
@@ -315,8 +315,14 @@ def record_of(row: Row) -> Record:
     )
 
 
-def page(rows: Sequence[Row], records: Sequence[Record], assumed: Assumed) -> str:
-    """The text of docs/search_cost.md."""
+def page(
+    rows: Sequence[Row],
+    records: Sequence[Record],
+    assumed: Assumed,
+    given: Sequence[str] = (),
+) -> str:
+    """The text of docs/search_cost.md. ``given``: the arguments ``--given`` of the command."""
+    wrapped = "".join(f" \\\n        --given '{text}'" for text in given)
     by_name = {row.name.strip("*"): row.hours or 0.0 for row in rows}
     whole = by_name["whole search, exhaustive"]
     single = by_name["the same configurations, one by one"]
@@ -335,13 +341,13 @@ def page(rows: Sequence[Row], records: Sequence[Record], assumed: Assumed) -> st
 
 A projection, not a measurement: no T4 was at hand. The published search took about \
 {PUBLISHED_HOURS:,} hours of a T4 for
-{size:,} configurations. Each part below is a Record of `results/search_cost.jsonl`: times of \
-the CPU were measured, times of the
-GPU are arithmetic on what is named as assumed.
+{size:,} configurations. Each part with a time is a Record of `results/search_cost.jsonl`: times \
+of the CPU rest on measured parts, times of
+the GPU on the assumptions that are listed below.
 
     python -m benchmarks.studies.search_parts --out results/search_cost.jsonl
     python -m benchmarks.studies.search_projection --records results/search_cost.jsonl --out \
-docs/search_cost.md
+docs/search_cost.md{wrapped}
 
 `rfdetr-repro search --plan` times the passes of your own supernet on your own machine instead.
 
@@ -349,10 +355,10 @@ docs/search_cost.md
 |---|---|---|
 {table}
 
-The sums count hours of GPU and of CPU alike, as if nothing ran at the same time. Passes are \
-exact: what is shared is the backbone of
-configurations that differ in decoder layers and queries only, and the first layers of a deeper \
-decoder.
+The sums count hours of GPU and of CPU alike, as if nothing ran at the same time. Shared passes \
+are exact: configurations that differ in
+decoder layers and queries only share their backbone, and deeper decoders share the layers of the \
+shallower.
 
 ## Against the published {PUBLISHED_HOURS:,} hours
 
@@ -368,16 +374,16 @@ together |
 | latency of | each configuration | each configuration | {assumed.engines} engines measured, the \
 others modelled; {assumed.candidates} measured again |
 
-- Sharing passes and modelling latencies are worth a factor of {single / whole:.0f} by these \
-parts.
+- By these parts, sharing passes and modelling latencies make the search \
+{single / whole:.0f} times cheaper.
 - Between the published figure and the same work one by one a factor of \
 {PUBLISHED_HOURS / single:.1f} remains. The paper does not say what
-  its hours contain. A wait of 200 ms before each of {IMAGES:,} images, if its accuracies were \
-measured through the
-  same buffered loop, would alone add {size * IMAGES * 0.2 / 3600:,.0f} h; whether that was done \
-is not known.
-- The latency of a configuration that was not confirmed is modelled here, which the published \
-search did not need.
+  its hours contain. If accuracies were measured in the same buffered loop as latencies, a wait of \
+200 ms before each of
+  {IMAGES:,} images would alone add {size * IMAGES * 0.2 / 3600:,.0f} h; whether that was done is \
+not known.
+- Here, the latency of a configuration that was not confirmed comes from a model; the published \
+search measured every configuration.
 
 ## What is assumed
 
@@ -389,15 +395,15 @@ Table 2's RF-DETR rows reach at least this part of the FP16 peak |
 | latency of a confirmed file | {assumed.file_ms:g} ms | between Nano (2.3 ms) and 2XL (17 ms) \
 of Table 2 |
 | share of a race | {assumed.race_passes:.0%} | printed by `python -m benchmarks.studies.race` \
-for 162 configurations; that it carries over to {size:,} is not known |
-| engines, candidates, builds | {assumed.engines}, {assumed.candidates}, {assumed.builds} | the \
-campaign `coco`, with ten candidates more |
+for 162 configurations; whether it holds for {size:,} is not known |
+| engines, candidates, builds | {assumed.engines}, {assumed.candidates}, {assumed.builds} | as in \
+the campaign `coco`, with ten more candidates |
 
 ## The parts that were measured
 
-CPU time of one thread on {cpu}, medians; the interval is the exact 95 % interval of the median \
-within one session, on a
-machine that other programs used too.
+The times are medians of the CPU time of one thread on {cpu}, on a machine that other programs \
+used too. The interval is the
+exact 95 % interval of the median within one session.
 
 | part | median | 95 % interval | repeats |
 |---|---|---|---|
@@ -438,7 +444,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--build-seconds", type=float, default=300.0, help="of one TensorRT engine on a T4")
     add("--engines", type=int, default=COCO.engines, help="measured for the latency model")
     add("--candidates", type=int, default=30, help="confirmed by the full protocol")
-    add("--builds", type=int, default=COCO.buffered.builds)
+    add("--builds", type=int, default=COCO.buffered.builds, help="of each confirmed file")
     add("--file-ms", type=float, default=8.0, help="latency of a confirmed file on a T4")
     add("--race-passes", type=float, default=0.47, help="share of the passes that a race makes")
     add(
@@ -448,7 +454,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME=MS",
         help="a part that was timed elsewhere, in ms; it stands in for a missing Record",
     )
-    add("--out", type=Path)
+    add("--out", type=Path, help="file to write the page to")
     args = parser.parse_args(argv)
     assumed = Assumed(
         args.build_seconds,
@@ -461,7 +467,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     store = Store(args.records)
     records = [one for one in store.read() if one.campaign == CAMPAIGN]
     rows = rows_of(parts_of(records, _given(args.given)), assumed)
-    text = page(rows, records, assumed)
+    text = page(rows, records, assumed, args.given)
     timed = [one for one in records if one.latency and one.latency.method == "measured"]
     kept = [*timed, *(record_of(row) for row in rows if row.hours is not None)]
     write_atomic(args.records, "".join(one.to_json() + "\n" for one in kept))

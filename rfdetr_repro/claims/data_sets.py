@@ -26,8 +26,8 @@ PER_LOCATION = "slope"  # a measure: % of the image per patch along a side
 
 
 class Across(NamedTuple):
-    """An effect over ``sets`` data sets with the ends of its 95 % interval, or why it has none;
-    without a value there is no effect.
+    """An effect over ``sets`` data sets with the ends of its 95 % interval; ``over`` says what the
+    interval is over, or why there is none. Without a value there is no effect.
     """
 
     scale: Scale

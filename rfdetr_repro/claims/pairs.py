@@ -51,8 +51,7 @@ class Scale(NamedTuple):
 class Pair(NamedTuple):
     """Two Records that differ in one thing: the effect is the second minus the first.
 
-    ``base``: where the effect is compared with that of another pair, that pair, whose effect is
-    subtracted.
+    ``base``: another pair, whose effect is subtracted from the effect of this pair.
     """
 
     first: Record
@@ -183,8 +182,8 @@ class KnobStep:
 
 @dataclass(frozen=True)
 class StepAgainst:
-    """The largest step of a knob after two trainings of equal seeds: the effect of the second
-    training's pair, minus that of the first's.
+    """The largest step of a knob after two trainings of equal seeds: its effect after the second
+    training, minus its effect after the first.
     """
 
     knob: str

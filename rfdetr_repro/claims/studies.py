@@ -20,8 +20,8 @@ COPIES = "2 windows, a class token in each"
 ONE_TOKEN = "2 windows, one class token"
 UNRANKED = "queries dropped at random"
 
-# what the trainings of a study start from: everything random, the backbone of the weights of the
-# package and everything else random, or these weights as a whole
+# what the trainings of a study start from: random weights everywhere, the backbone of the packaged
+# weights and random weights elsewhere, or the packaged weights as a whole
 RANDOM = "random"
 BACKBONE = "backbone"
 WEIGHTS = "weights"
@@ -39,8 +39,8 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Trained:
-    """A side that a study trains with every seed: the pico size, by its recipe with ``settings``
-    changed.
+    """One variant that a study trains with every seed: the pico size, by its recipe with
+    ``settings`` changed.
 
     ``shared``: as a supernet of the pico space instead of alone. ``draws``: alone, but every step
     draws decoder layers and queries of the space. ``backbone``: a name of
@@ -62,9 +62,9 @@ class Trained:
 
 @dataclass(frozen=True)
 class Study:
-    """What ``claims --run ID`` does. Without ``trained`` it evaluates given weights of a supernet;
+    """What ``claims --run ID`` does. Without ``trained`` the study evaluates the packaged weights;
     ``unranked``: with queries that are dropped at random. ``start``: the only start, of
-    :data:`STARTS`, with which the sides can be compared; "" for any.
+    :data:`STARTS`, with which the variants can be compared; "" for any.
     """
 
     id: str
@@ -106,7 +106,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "dropping",
             "training that draws decoder layers and queries, and training that draws none; then "
-            "both are dropped",
+            "decoder layers and queries are dropped from both",
             (_ALONE, Trained(DRAWN, ("draw_heads=true",), draws=True)),
         ),
         Study(
@@ -129,7 +129,8 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "tokens",
-            "two windows per side with a class token in each, and with one class token for all",
+            "two windows per side with a class token in each window, and with one class token for "
+            "all windows",
             (
                 Trained(COPIES, windows=2),
                 Trained(ONE_TOKEN, windows=2, one_token=True),

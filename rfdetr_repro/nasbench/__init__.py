@@ -1,5 +1,6 @@
-"""A public benchmark of architecture search for detection: every configuration of a space with its
-matches per image, so that a search costs no network pass. Needs no PyTorch (docs/nasbench.md).
+"""A public benchmark of architecture search for detection: every configuration of a space with the
+objects that it finds in each image, so that a search costs no network pass. Needs no PyTorch
+(docs/nasbench.md).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The benchmark as a program asks it: AP of an architecture on some images, paid for in image
-evaluations, and its latency.
+"""The benchmark's interface for programs: AP of an architecture on some images, paid for in image
+evaluations, and the latency of the architecture.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LATENCIES = "latency.json"
 class Answer:
     """AP of one architecture, as fractions in 0..1; None where the images show no object.
 
-    ``images``: number of images; ``paid``: image evaluations that this answer cost, without those
-    that were paid before.
+    ``images``: number of images; ``paid``: number of image evaluations that this answer cost,
+    without those that were paid before.
     """
 
     ap: float | None
@@ -42,8 +42,8 @@ class Answer:
 class NasBench:
     """The parts of the benchmark, by (seed, split), and what was paid so far.
 
-    ``evaluations``: image evaluations paid: pairs of architecture and image, each once per seed and
-    split. ``queries``: number of calls of :meth:`query`.
+    ``evaluations``: number of image evaluations paid; each pair of architecture and image is paid
+    once per seed and split. ``queries``: number of calls of :meth:`query`.
     """
 
     parts: Mapping[tuple[int, str], Part]
@@ -66,13 +66,15 @@ class NasBench:
             found[int(part.about["seed"]), str(part.about["split"])] = part
         if not found:
             raise InputError(
-                "no part of the benchmark lies here",
+                "no part of the benchmark is in this folder",
                 where,
                 "give the folder results/nasbench of the repository; an installed package has none",
             )
         spaces = {part.archs for part in found.values()}
         if len(spaces) > 1:
-            raise InputError("the parts are of different spaces", where, "keep those of one space")
+            raise InputError(
+                "the files are of different spaces", where, "keep the files of one space"
+            )
         timed = where / LATENCIES
         archs = next(iter(spaces))
         return cls(found, Latencies.read(timed, archs) if timed.exists() else None)

@@ -1,7 +1,7 @@
 """COCO's AP of an architecture on any subset of the images, from the ranked matches that
 :mod:`.columns` keeps. Needs NumPy alone.
 
-The arithmetic is that of the product's evaluator, step by step, so that the numbers are equal to
+The arithmetic is that of this project's evaluator, step by step, so that the numbers are equal to
 the last bit (``tests/search/test_nasbench_build.py``).
 """
 

@@ -1,6 +1,6 @@
 """Several data sets, each with a search of its own (``rfdetr-repro rf100``): results per data set,
-means of paired differences over data sets, and the regression of the found knobs on what the data
-hold.
+means of paired differences over data sets, and the regressions of what the data hold on the found
+knobs.
 
 The unit of observation is a data set: an interval says what other data sets of the same kinds would
 give. Each data set has one training, so that the chance of training is part of the spread. The

@@ -55,7 +55,8 @@ def cost_of(request: StudyRequest, splits: Mapping[str, CocoSplit] | None) -> Co
             not study.unranked or (arch.queries < most <= arch.tokens and arch.decoder_layers > 0)
             for arch in request.space
         )
-        words = f"{study.id}: {plural(count, 'configuration')} of given weights at {GIVEN_S:g} s"
+        words = f"{study.id}: {plural(count, 'configuration')} of the packaged weights"
+        words += f", {GIVEN_S:g} s each"
         return Cost(words, GIVEN_S * count)
     seconds = 0.0
     parts = []

@@ -1,7 +1,7 @@
 """The studies behind ``claims --run``: evaluations of given weights, and trainings with seeds.
 
-Everything is checked before anything is spent. A side whose Records are known, from this folder or
-from any other store, is not trained again. Each Record is appended to the store of the study as
+Everything is checked before anything is spent. A training whose Records are known, from this folder
+or from any other store, is not repeated. Each Record is appended to the store of the study as
 soon as it is known, and trainings resume in their own folders, so that a study that was killed goes
 on where it was.
 """
@@ -123,7 +123,7 @@ def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
         source = DataSource.of(write_domain(folder, DOMAIN, request.images))
     splits = read_splits(source)
     if SPLIT not in splits:
-        raise InputError("the sides are compared on a val split", source, "add a val split")
+        raise InputError("trainings are compared on a val split", source, "add a val split")
     return {"train": splits["train"], SPLIT: splits[SPLIT]}
 
 

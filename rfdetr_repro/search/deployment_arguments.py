@@ -21,13 +21,14 @@ def add_deployment(
     add(
         "--backend",
         choices=BACKENDS,
-        help="runtime of the deployed models, on which latencies are measured: an ONNX file or an "
-        f"engine, or with {' and '.join(IN_TORCH)} a file for PyTorch (default: {backend})",
+        help="runtime of the deployed models, on which latencies are measured; "
+        f"{' and '.join(IN_TORCH)} run a file for PyTorch, the others an ONNX file or an engine "
+        f"(default: {backend})",
     )
     add(
         "--precision",
         choices=DEPLOYED_PRECISIONS,
-        help="precision of the deployed models; bf16 with "
+        help="precision of the deployed models; bf16 only with "
         f"{' and '.join(IN_TORCH)} (default: {precision})",
     )
     add(

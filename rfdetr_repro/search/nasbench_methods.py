@@ -58,7 +58,7 @@ class Trial:
         return self.seen[arch]
 
     def recommend(self, archs: Sequence[Arch] | None = None) -> None:
-        """Notes the frontier of what was seen, or of ``archs``, among it."""
+        """Notes the frontier of all architectures seen, or of those among ``archs``."""
         found = list(self.seen) if archs is None else archs
         self.steps.append(Step(self.bench.evaluations, tuple(frontier(found, self))))
 

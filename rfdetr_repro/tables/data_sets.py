@@ -1,5 +1,6 @@
 """Many data sets, each with a search of its own (``rf100``): one row per data set, the means of the
-paired differences, and the knobs' regression on what the data hold, beside version 2's Table 17.
+paired differences, and the regressions of what the data hold on the found knobs, beside version 2's
+Table 17.
 """
 
 from __future__ import annotations
@@ -91,9 +92,9 @@ def _rows(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
     fixed = sorted({arch.key for one in results if (arch := one.arch(FIXED)) is not None})
     table.notes = [
         *notes,
-        f"Fixed architecture: {', '.join(fixed)}; fixed and found are of one supernet per data "
-        f"set, and their latencies were measured in turns. Mean area: of an object, as a part of "
-        f"its image.",
+        f"Fixed architecture: {', '.join(fixed)}. The fixed and the found architecture of a data "
+        f"set are taken from one supernet, and their latencies were measured in turns. Mean area: "
+        f"of an object, as a fraction of its image.",
     ]
     return table
 
@@ -165,10 +166,10 @@ def _regressions(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
         table.add(_line_row(line, printed.get(f"{line.statistic} vs {line.knob}", {})))
     table.notes = [
         *notes,
-        "Least squares of the first quantity on the second, one point per data set. Spatial "
-        "locations: patches along a side; size: mean area of an object as a part of its image, "
-        "where the paper defines neither. Eight lines are eight tests: p below 0.05 / 8 = 0.006 "
-        "is beyond chance.",
+        "Least squares of the first quantity on the second, one point per data set. The paper "
+        "defines neither spatial locations nor size; here they are the patches along a side, and "
+        "the mean area of an object as a fraction of its image. Eight lines are eight tests, so "
+        "only p below 0.05 / 8 = 0.006 is beyond chance.",
     ]
     return table
 

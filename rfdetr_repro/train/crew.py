@@ -113,7 +113,7 @@ class Member:
         self.connection.close()
 
     def wait(self) -> None:
-        """Waits for the end of a process that was started here; ends it where it does not end."""
+        """Waits until a process that was started here has ended; ends it if it takes too long."""
         if self.child is not None:
             try:
                 self.child.wait(_CLOSE_S)
@@ -175,7 +175,7 @@ class Crew:
     def run(self, make: Make, work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yields (item, result) in order of completion, each item exactly once. Each process takes
         the next item as soon as it is free: the others with what ``make`` returns there, this
-        process with ``work``. Closing the iterator gives up the rest, but for items that are begun.
+        process with ``work``. Closing the iterator gives up all items that are not begun.
         """
         self._settle()
         waiting = deque(items)
@@ -211,8 +211,8 @@ class Crew:
             member.wait()
 
     def _settle(self) -> None:
-        """Waits for the answers to orders of a run that was given up; the next answer of a process
-        would be taken for that to the next order.
+        """Waits for the answers to the orders of a run that was given up, which would otherwise be
+        taken for answers to the next orders.
         """
         for feeder in self._feeders:
             feeder.join()

@@ -107,7 +107,7 @@ class Recipe:
             )
         if self.space is None and self.train.draw_heads:
             raise InputError(
-                "draw_heads=true draws decoder layers and queries of a search space",
+                "draw_heads=true needs a search space to draw decoder layers and queries from",
                 hint="train a supernet, or leave draw_heads out",
             )
         if self.space is not None and self.train.multi_scale:

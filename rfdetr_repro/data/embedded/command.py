@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         default=EmbeddedConfig.varied,
         metavar="SHARE",
         help="share of the objects and backgrounds of the train split that get another shape and "
-        "other colours, from 0 to 1, so that a model learns the class and not the few objects "
+        "other colours, from 0 to 1, so that a model learns the classes and not the few objects "
         "(default: %(default)s)",
     )
     return arguments

@@ -1,9 +1,8 @@
 """The two products of attention in INT8: queries by keys, and probabilities by values.
 
 Both operands are activations. The left operand is uint8, the right operand int8 and symmetric,
-because the integer kernels for uint8 by int8 are the fast kernels of ONNX Runtime (one head of 580
-tokens by 580 takes seven times as long as uint8 by uint8 with AMX). Processors without VNNI add two
-such products in 16 bits, which must not overflow:
+because ONNX Runtime's integer kernels for uint8 by int8 are its fast kernels (docs/precision.md has
+times). Processors without VNNI add two such products in 16 bits, which must not overflow:
 
 - Keys use 7 bits, and values beyond the calibrated range are cut at 64: 2 x 255 x 64 < 2^15.
 - Probabilities of a row add up to 1, which is 255, or 256 if two are rounded up. So two products

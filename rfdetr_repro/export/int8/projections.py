@@ -1,7 +1,7 @@
-"""One product for each of query, key and value, instead of one product whose result is cut.
+"""One product for each of query, key and value, instead of one product whose result is split.
 
-Exporters write the projection of attention as one product (K, 3 N). In INT8, its three parts want
-different forms (:mod:`.attention`), and cutting the result copies the whole of it. Weights and bias
+Exporters write the projection of attention as one product (K, 3 N). In INT8, its three parts need
+different forms (:mod:`.attention`), and splitting the result copies all of it. Weights and bias
 are constants, so each part becomes a product of its own, and a constant by which a part alone is
 multiplied, as queries are, goes into its weights and its bias.
 """

@@ -4,8 +4,8 @@
 Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch
 embedding. Outputs, best first: ``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous,
 ``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head also ``masks`` (1, K, h, w) logits.
-K = queries. Deformable attention becomes GridSample, or on request one node for TensorRT's plugin
-(:mod:`..plugin`). Equal weights give equal bytes. The leading 1
+K = queries. Deformable attention becomes GridSample, or on request one node for the TensorRT plugin
+of this project (:mod:`..plugin`). Equal weights give equal bytes. The leading 1
 is the batch, which may be another number, or open (:mod:`.open_batch`).
 """
 
@@ -97,8 +97,8 @@ def export_onnx(
     ``input``, already normalised, -> ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits,
     ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`..float16`; ``islands`` names
     further nodes to keep in float32. ``batch``: images of every run, or "dynamic" for a file that
-    takes any number. ``attention``: "plugin" for a file that only TensorRT with this project's
-    plugin runs. Raises :class:`InputError` if the classes of ``meta`` do not
+    takes any number. ``attention``: "plugin" for a file that only TensorRT runs, with this
+    project's plugin. Raises :class:`InputError` if the classes of ``meta`` do not
     fit the head, ``TraceError`` if the graph cannot be static.
     """
     check_classes(subnet.config, meta)

@@ -364,8 +364,8 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
         )
     if model.shared_class_token:
         raise InputError(
-            "the released program gives each window a class token, and cannot run one class token "
-            "for all",
+            "the released program gives each window a class token of its own, and cannot run a "
+            "model whose windows share one class token",
             path,
             "save the model as .safetensors, which this package reads",
         )

@@ -1,3 +1,3 @@
 """The RF100-VL flow: many data sets, each with its own training, search and fine-tuning, and what
-that gains over one fixed architecture.
+search and fine-tuning gain over one fixed architecture.
 """

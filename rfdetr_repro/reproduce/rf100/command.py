@@ -1,6 +1,6 @@
-"""``rfdetr-repro rf100``: for each of many data sets a training, a search near a target latency and
-a fine-tuning; then what they gain over one fixed architecture, as means with 95 % intervals over
-the data sets:
+"""``rfdetr-repro rf100`` runs a training, a search near a target latency and a fine-tuning on each
+of many data sets, and prints what search and fine-tuning gain over one fixed architecture, as means
+with 95 % intervals over the data sets:
 
     rfdetr-repro rf100 --data rf100-vl/ --out runs/rf100 [--time-budget 48h] [--workers ray]
 
@@ -58,13 +58,14 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.reproduce.rf100",
         description=(
-            "Runs the RF100-VL flow over any number of data sets: for each a training of the "
-            "supernet from shared weights, a search near a target latency and a fine-tuning of the "
-            "found architecture; then one fixed architecture, the found one and the fine-tuned one "
-            "on test, the means of the paired differences with 95 % intervals over the data sets, "
-            "and how the found knobs depend on what the data hold. All data sets are read before "
-            "anything is spent. A run that was stopped goes on where it was; a data set that fails "
-            "does not stop the others, and the exit code is then 1."
+            "Runs the RF100-VL flow over any number of data sets. On each of them, a supernet is "
+            "trained from the same weights, an architecture is searched near a target latency, and "
+            "the found architecture is fine-tuned. The command then compares AP on test of one "
+            "fixed architecture, of the found architecture, and of the found architecture after "
+            "fine-tuning: it prints the means of the paired differences with 95 % intervals over "
+            "the data sets, and how the found knobs depend on the data. All data sets are read "
+            "before any training. A run that was stopped goes on where it was. A data set that "
+            "fails does not stop the others, and the exit code is then 1."
         ),
         examples=(
             "rf100 --data rf100-vl/ --out runs/rf100",
@@ -94,9 +95,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--fixed",
         metavar="KEY",
-        help="the architecture that is the same for all data sets, whose resolution and queries "
-        "the search space is scaled to (default: the base architecture, at the median resolution "
-        "that the data sets ask for, with the queries of the most crowded)",
+        help="the architecture that is the same for all data sets; the search space is scaled to "
+        "its resolution and queries (default: the base architecture, with the median of the "
+        "resolutions that the data sets ask for, and the queries of the most crowded data set)",
     )
     add(
         "--target-ms",
@@ -108,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "--tolerance",
         type=number(0, 1, "()"),
         default=0.1,
-        help="largest relative deviation of a latency from the target",
+        help="largest relative deviation of a latency from the target (default: %(default)s)",
     )
     add("--campaign", default="embedded", help="model, space and recipe: embedded, or a .toml file")
     add("--from-scratch", action="store_true", help="train from random weights")
@@ -136,14 +137,16 @@ def parser() -> argparse.ArgumentParser:
         "--candidates",
         type=whole(*CANDIDATES),
         default=3,
-        help="architectures near the target that are measured beside the fixed one",
+        help="architectures near the target that are measured beside the fixed architecture "
+        "(default: %(default)s)",
     )
     add("--seed", type=whole(0, LARGEST_SEED), help="seed of the trainings (default: the recipe's)")
     add(
         "--quick",
         action="store_true",
         help=f"a first look: {QUICK_STEPS} and {QUICK_TUNING} steps, {QUICK_ENGINES} engines, "
-        f"{QUICK_CANDIDATES} candidates and few samples of each latency, where not given otherwise",
+        f"{QUICK_CANDIDATES} candidates and few samples of each latency, unless other options say "
+        "otherwise",
     )
     run = arguments.add_argument_group("run")
     run.add_argument(
@@ -163,7 +166,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--plan",
         action="store_true",
-        help="do not run; check the data sets, and time a few passes of one on this machine",
+        help="check the data sets, time a few passes of one of them on this machine, and train "
+        "nothing",
     )
     return arguments
 
@@ -237,7 +241,7 @@ def _chosen(args: argparse.Namespace) -> Campaign:
         raise InputError("--steps and --time-budget", hint="give one of them")
     if args.finetune_steps is not None and steps is None:
         raise InputError(
-            "--finetune-steps in a run whose steps are planned for a given time",
+            "--finetune-steps in a run whose steps are planned for a time budget",
             hint="give --steps too, or leave --finetune-steps out",
         )
     own = replace(own, seed=own.seed if args.seed is None else args.seed)
@@ -320,4 +324,4 @@ def _plan(request: Request, found: Sequence[DataSet], fixed: Arch | None) -> Non
         return
     for line in plan(chosen, request.processes or 1):
         print(line, flush=True)
-    print(f"times {len(found)} data sets; this is {middle.name}, of median size")
+    print(f"all of this for each of {len(found)} data sets; {middle.name} has the median size")

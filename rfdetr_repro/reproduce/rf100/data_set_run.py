@@ -140,7 +140,7 @@ class DataSetRun(Reproduction):
         records = self.stages.run(
             "search", "accuracy of the configurations", lambda: self.evaluate(run, fit)
         )
-        title = "full protocol for the fixed architecture and those near the target"
+        title = "full protocol for the fixed architecture and the architectures near the target"
         confirmed = self.stages.run("confirm", title, lambda: self.confirm(run, fit, records))
         return fit, confirmed
 

@@ -4,7 +4,7 @@ Records.
 Folder of a run: ``rf100.json`` (what was asked, and the settings that all data sets share),
 ``NAME/`` (the run of a data set, which resumes by itself), ``NAME/result.json`` and
 ``NAME/rf100.jsonl`` (written when a data set is finished), ``records.jsonl`` (of all finished data
-sets, with their means). A data set that fails is one line, and the others go on.
+sets, with their means). A data set that fails is stated in one line, and the others go on.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def check_all(
     composed = [name.startswith("embedded") for name in names]
     if any(composed) and not all(composed):
         raise InputError(
-            "composed and real images in one mean",
+            "composed and real images would be in one mean",
             f"{names[composed.index(True)]} and {names[composed.index(False)]}",
             "run them separately, each with an --out of its own",
         )
@@ -142,8 +142,8 @@ def common_sizing(data_sets: Sequence[DataSet], given: Any = None) -> Sizing:
     sizes = [one.sizing for one in data_sets]
     if given is not None:
         reasons = (
-            f"resolution {given.resolution} px: as given",
-            f"{given.queries} queries: as given",
+            f"resolution {given.resolution} px: that of --fixed",
+            f"{given.queries} queries: those of --fixed",
         )
         return Sizing(given.resolution, given.queries, reasons=reasons)
     side = median(one.resolution or 0 for one in sizes)
