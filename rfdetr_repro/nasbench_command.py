@@ -60,8 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         type=whole(0, 10**6),
         metavar="N",
-        help="training seed of the weights to ask about, or with --build of the weights (default: "
-        "0)",
+        help="training seed of the weights that are asked about or built (default: 0)",
     )
     add("--split", choices=SPLITS, help="split of the embedded data set (default: val)")
     add(
@@ -85,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--training",
         metavar="TEXT",
-        help="how the weights were trained, in words that are stored in the file",
+        help="how the weights were trained, in words that the file will hold; needed by --build",
     )
     add(
         "--latencies",

@@ -105,8 +105,8 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "dropping",
-            "training that draws decoder layers and queries, and training that draws none; then "
-            "decoder layers and queries are dropped from both",
+            "training that draws decoder layers and queries, and training that draws none, each "
+            "evaluated with decoder layers and queries dropped",
             (_ALONE, Trained(DRAWN, ("draw_heads=true",), draws=True)),
         ),
         Study(

@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.data.embedded",
         description=NOTE,
-        examples=("embedded --out data/embedded",),
+        examples=("embedded --out data/embedded", "embedded --out data/varied --varied 0.5"),
     )
     arguments.add_argument(
         "--out", required=True, type=output_folder, help="folder to write the data set to"

@@ -120,7 +120,8 @@ def parser() -> argparse.ArgumentParser:
         type=duration,
         metavar="TIME",
         help="time for all data sets together on one machine, like 12h, divided evenly; steps and "
-        "measurements are planned for it (default: 20m for each, unless --steps is given)",
+        "measurements are planned for it (default: 20m for each, unless --steps or --quick is "
+        "given)",
     )
     add("--steps", type=whole(*TRAIN_WHOLE["steps"]), help="steps of each supernet's training")
     add(
@@ -144,9 +145,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--quick",
         action="store_true",
-        help=f"a first look: {QUICK_STEPS} and {QUICK_TUNING} steps, {QUICK_ENGINES} engines, "
-        f"{QUICK_CANDIDATES} candidates and few samples of each latency, unless other options say "
-        "otherwise",
+        help=f"a first look: {QUICK_STEPS} steps of training and {QUICK_TUNING} of fine-tuning, "
+        f"{QUICK_ENGINES} engines, {QUICK_CANDIDATES} candidates and few samples of each latency, "
+        "unless other options say otherwise",
     )
     run = arguments.add_argument_group("run")
     run.add_argument(
