@@ -40,6 +40,7 @@ from rfdetr_repro.spec.arguments import (
     add_device,
     add_records,
     output_folder,
+    refuse,
     whole,
 )
 from rfdetr_repro.spec.errors import InputError
@@ -50,6 +51,7 @@ from rfdetr_repro.tables.screen import show, shows_colours, width
 from rfdetr_repro.tables.stated import stated_table
 
 if TYPE_CHECKING:
+    from rfdetr_repro.data.coco import CocoSplit
     from rfdetr_repro.reproduce.claim_studies import StudyRequest
 
 log = logging.getLogger(__name__)
@@ -210,12 +212,12 @@ def _check(args: argparse.Namespace, data: DataSource | None) -> None:
     }
     if args.stated:
         others = {"--claim": args.claim, "--records": args.records, "--run": args.run, **of_study}
-        _refuse(others, "with --stated")
+        refuse(others, "with --stated")
     elif args.run is None:
-        _refuse(of_study, "without --run")
+        refuse(of_study, "without --run")
     else:
         if args.run != ALL and not STUDIES[args.run].trained:
-            _refuse(of_training, f"with the study {args.run}, which trains nothing")
+            refuse(of_training, f"with the study {args.run}, which trains nothing")
         only = "" if args.run == ALL else STUDIES[args.run].start
         if only and args.start not in (None, only):
             raise InputError(
@@ -225,12 +227,6 @@ def _check(args: argparse.Namespace, data: DataSource | None) -> None:
             )
         if args.out is None:
             raise InputError("a study needs a folder", "--run", "add --out runs/claims")
-
-
-def _refuse(given: Mapping[str, object], when: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"{name} has no meaning {when}", hint="leave one of them out")
 
 
 def requests_of(
@@ -263,11 +259,12 @@ def requests_of(
 def _plan(args: argparse.Namespace, data: DataSource | None) -> None:
     """Prints what each study costs."""
     from rfdetr_repro.reproduce.claim_costs import cost_of
-    from rfdetr_repro.reproduce.claim_studies import read_data
 
     total = 0.0
-    for request in requests_of(args, data, None):
-        cost = cost_of(request, read_data(request) if request.study.trained else None)
+    planned: set[str] = set()
+    for request, splits in _checked(requests_of(args, data, None)):
+        cost = cost_of(request, splits, planned)
+        planned |= cost.trainings
         total += cost.seconds
         print(cost.told, flush=True)
     print(f"in all: {total / 3600:.1f} h of processor time of one core")
@@ -278,11 +275,29 @@ def _run(
 ) -> list[Record]:
     """Runs the studies and returns their Records."""
     from rfdetr_repro.reproduce.claim_costs import cost_of
-    from rfdetr_repro.reproduce.claim_studies import read_data, run_study
+    from rfdetr_repro.reproduce.claim_studies import run_study
 
     records: dict[str, Record] = {}
-    for request in requests_of(args, data, argv):
-        splits = read_data(request) if request.study.trained else None
+    for request, splits in _checked(requests_of(args, data, argv)):
         log.info(cost_of(request, splits).told)
-        records |= {record.id: record for record in run_study(request)}
+        records |= {record.id: record for record in run_study(request, splits)}
     return list(records.values())
+
+
+def _checked(
+    requests: Sequence[StudyRequest],
+) -> list[tuple[StudyRequest, Mapping[str, CocoSplit]]]:
+    """Each request with what its study reads, after all of them were checked: the last study must
+    not be refused when the others have been paid for.
+    """
+    from rfdetr_repro.reproduce.claim_studies import check_study, read_data
+
+    read: dict[bool, Mapping[str, CocoSplit]] = {}  # all studies that train read the same
+    found = []
+    for request in requests:
+        trains = bool(request.study.trained)
+        if trains not in read:
+            read[trains] = read_data(request)
+        check_study(request, read[trains])
+        found.append((request, read[trains]))
+    return found

@@ -10,7 +10,7 @@ Questions need no PyTorch; a build evaluates a model.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
@@ -23,6 +23,7 @@ from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     any_path,
     input_file,
+    refuse,
     whole,
 )
 from rfdetr_repro.spec.errors import InputError
@@ -104,28 +105,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = source_of(args, SPLITS, needed=False)
     if args.build is not None:
         others = {"--arch": args.arch, "--first": args.first, "--latencies": args.latencies}
-        _refuse(others, "with --build")
+        refuse(others, "with --build")
         _build(args, data)
         return 0
-    _refuse({"--training": args.training, "--data": data}, "without --build")
+    refuse({"--training": args.training, "--data": data}, "without --build")
     if args.latencies is not None:
         others = {name: getattr(args, name[2:]) for name in ("--arch", "--seed", "--split")}
-        _refuse({**others, "--first": args.first}, "with --latencies")
+        refuse({**others, "--first": args.first}, "with --latencies")
         _latencies(args)
         return 0
     if args.arch is None:
         asked = {"--seed": args.seed, "--split": args.split, "--first": args.first}
-        _refuse(asked, "without --arch")
+        refuse(asked, "without --arch")
     bench = NasBench.load(args.folder)
     lines = _held(bench) if args.arch is None else _answers(bench, args)
     print("\n".join(lines))
     return 0
-
-
-def _refuse(given: Mapping[str, object], when: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"{name} has no meaning {when}", hint="leave one of them out")
 
 
 def _held(bench: NasBench) -> list[str]:
@@ -202,7 +197,9 @@ def _build(args: argparse.Namespace, data: DataSource | None) -> None:
     folder: Path = writable_folder(args.folder)
     target = folder / f"seed{seed}-{split}.npz"
     if target.exists():
-        raise InputError("this file is built already", target, "choose another --seed or --folder")
+        raise InputError(
+            "this file is built already", target, "choose another --seed, --split or --folder"
+        )
     with locked_folder(folder, "builds this benchmark"):
         request = BuildRequest(
             args.build, data, split, SPACE, seed, args.training, folder / "backbones"

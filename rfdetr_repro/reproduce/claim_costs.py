@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.train.trainer import Trainer
 
-from .claim_studies import SPLIT, StudyRequest, stored_records
+from .claim_studies import SPLIT, StudyRequest, left_of_given, stored_records
 from .claim_trainings import detections, prepared
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,13 @@ GIVEN_S = 1.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What is left of a study, in seconds of processor time of one core."""
+    """What is left of a study, in seconds of processor time of one core. ``trainings``: the digests
+    of the trainings that are left.
+    """
 
     words: str
     seconds: float
+    trainings: frozenset[str] = frozenset()
 
     @property
     def told(self) -> str:
@@ -44,41 +47,43 @@ class Cost:
         return f"{self.words}: {self.seconds / 60:.0f} min of processor time"
 
 
-def cost_of(request: StudyRequest, splits: Mapping[str, CocoSplit] | None) -> Cost:
-    """The cost of what is not stored. ``splits``: the train and val split of the trainings; None
-    for a study of given weights.
+def cost_of(
+    request: StudyRequest, splits: Mapping[str, CocoSplit], planned: Collection[str] = ()
+) -> Cost:
+    """The cost of what is not stored. ``splits``: what :func:`.claim_studies.read_data` returned;
+    ``planned``: digests of trainings that studies make before this one, which cost nothing here.
     """
     study = request.study
-    if splits is None:
-        most = max(request.space.queries)
-        count = sum(
-            not study.unranked or (arch.queries < most <= arch.tokens and arch.decoder_layers > 0)
-            for arch in request.space
-        )
+    if not study.trained:
+        count = len(left_of_given(request, splits[SPLIT]))
         words = f"{study.id}: {plural(count, 'configuration')} of the packaged weights"
         words += f", {GIVEN_S:g} s each"
         return Cost(words, GIVEN_S * count)
     seconds = 0.0
     parts = []
-    stored = 0
+    trainings: set[str] = set()
+    stored = before = 0
     for side in study.trained:
-        left = [
-            seed
-            for seed in range(request.seeds)
-            if stored_records(
-                request, prepared(request.scale, side, seed, splits["train"]), splits[SPLIT]
-            )
-            is None
-        ]
-        stored += request.seeds - len(left)
+        left = []
+        for seed in range(request.seeds):
+            ready = prepared(request.scale, side, seed, splits["train"])
+            if stored_records(request, ready, splits[SPLIT]) is not None:
+                stored += 1
+            elif ready.sha256 in planned:
+                before += 1
+            else:
+                left.append(ready.sha256)
         if left:
+            trainings |= set(left)
             step, evaluation = probed(request, side, splits)
             seconds += len(left) * (step * request.steps + evaluation)
             parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
     words = f"{study.id}: {request.scale.words}; {', '.join(parts) or 'nothing to train'}"
     if stored:
         words += f"; {plural(stored, 'training')} stored"
-    return Cost(words, seconds)
+    if before:
+        words += f"; {plural(before, 'training')} of a study before"
+    return Cost(words, seconds, frozenset(trainings))
 
 
 def probed(

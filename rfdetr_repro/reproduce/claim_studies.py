@@ -9,7 +9,7 @@ on where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -96,26 +96,41 @@ class StudyRequest:
         return {record.id: record for record in (*self.known, *self.store.read())}
 
 
-def run_study(request: StudyRequest) -> list[Record]:
-    """Runs what is not done yet; returns the Records of the study, known ones included.
+def run_study(request: StudyRequest, splits: Mapping[str, CocoSplit] | None = None) -> list[Record]:
+    """Runs what is not done yet; returns the Records of the study, known ones included. ``splits``:
+    what :func:`read_data` returned; None to read and check the study here.
 
     Raises :class:`InputError` for bad input before anything is trained or evaluated, and where
     another process writes the store.
     """
-    for side in request.study.trained:
-        request.scale.recipe(side, 0)
-    request.folder.mkdir(parents=True, exist_ok=True)
+    if splits is None:
+        splits = read_data(request)
+        check_study(request, splits)
     with request.store.exclusive():
-        request.store.read()  # a file that holds anything else is refused here
         if request.study.trained:
-            return list(_trainings(request, read_data(request)))
-        return _given_weights(request, read_split(_embedded(request), SPLIT, _given().classes))
+            return list(_trainings(request, splits))
+        return _given_weights(request, splits[SPLIT])
+
+
+def check_study(request: StudyRequest, splits: Mapping[str, CocoSplit]) -> None:
+    """Raises :class:`InputError` for a device that is absent, for a store that holds anything other
+    than Records, and for a training that cannot start on ``splits``. Nothing is trained or
+    evaluated.
+    """
+    device = choose_device(request.device)
+    request.store.read()
+    for side in request.study.trained:
+        ready = prepared(request.scale, side, 0, splits["train"])
+        ready.request(request.folder, device, request.processes)
 
 
 def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
-    """The train and the val split of the trainings. Raises :class:`InputError` for data without a
-    val split.
+    """The train and the val split of the trainings; of a study of given weights, the val split
+    alone. Data of the package are composed. Raises :class:`InputError` for data without a val
+    split.
     """
+    if not request.study.trained:
+        return {SPLIT: read_split(_embedded(request), SPLIT, _given().classes)}
     source = request.data
     if source is None:
         folder = request.folder / "data" / DOMAIN
@@ -157,25 +172,37 @@ def _given() -> _Given:
 def _given_weights(request: StudyRequest, split: CocoSplit) -> list[Record]:
     given = _given()
     detector = to_device(given.detector, str(choose_device(request.device)))
-    variant = UNRANKED if request.study.unranked else None
-    wanted = _Wanted(request, given.card, given.sha256, split, "rfdetr-{key}", variant, None)
-    if not request.study.unranked:
-
-        def detect(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
-            return shared_detections(detector, split, group, masks=False)
-
-        return evaluate(wanted, detect, list(request.space))
-
     most = max(request.space.queries)
-    fewer = [
-        arch for arch in request.space if arch.queries < most <= arch.tokens and arch.decoder_layers
+
+    def detect(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
+        chosen = detector
+        if request.study.unranked:
+            chosen = with_mixed_queries(detector, most, mixing(group[0], most))
+        return shared_detections(chosen, split, group, masks=False)
+
+    return evaluate(_of_given(request, given, split), detect, _given_archs(request))
+
+
+def _given_archs(request: StudyRequest) -> list[Arch]:
+    """The configurations of the space that a study of given weights evaluates."""
+    most = max(request.space.queries)
+    return [
+        arch
+        for arch in request.space
+        if not request.study.unranked
+        or (arch.queries < most <= arch.tokens and arch.decoder_layers)
     ]
 
-    def detect_unranked(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
-        mixed = with_mixed_queries(detector, most, mixing(group[0], most))
-        return shared_detections(mixed, split, group, masks=False)
 
-    return evaluate(wanted, detect_unranked, fewer)
+def left_of_given(request: StudyRequest, split: CocoSplit) -> list[Arch]:
+    """The configurations that a study of given weights has yet to evaluate on ``split``."""
+    wanted = _of_given(request, _given(), split)
+    return [arch for arch in _given_archs(request) if wanted.record(arch).id not in request.stored]
+
+
+def _of_given(request: StudyRequest, given: _Given, split: CocoSplit) -> _Wanted:
+    variant = UNRANKED if request.study.unranked else None
+    return _Wanted(request, given.card, given.sha256, split, "rfdetr-{key}", variant, None)
 
 
 def mixing(arch: Arch, queries: int) -> list[int]:
@@ -213,7 +240,7 @@ def with_mixed_queries(detector: Detector, queries: int, order: Sequence[int]) -
     return mixed
 
 
-def _trainings(request: StudyRequest, splits: dict[str, CocoSplit]) -> Iterator[Record]:
+def _trainings(request: StudyRequest, splits: Mapping[str, CocoSplit]) -> Iterator[Record]:
     for seed in range(request.seeds):
         for side in request.study.trained:
             ready = prepared(request.scale, side, seed, splits["train"])

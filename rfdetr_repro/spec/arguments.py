@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -304,6 +304,15 @@ def output_folder(text: str) -> Path:
         raise ArgumentTypeError(f"cannot write: {_shown(text)} is not a folder")
     _check_writable(target, Path(os.path.abspath(target)))
     return target
+
+
+def refuse(given: Mapping[str, object], when: str) -> None:
+    """Raises :class:`InputError` for the first argument of ``given``, name -> value, that is not
+    None: it has no meaning ``when``, such as "without --run".
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} has no meaning {when}", hint="leave one of them out")
 
 
 # -- arguments that several commands share: each is declared here, once ---------------------------

@@ -29,7 +29,7 @@ from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.ops.boxes import pairwise_iou
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.reproduce import claim_studies
+from rfdetr_repro.reproduce import claim_costs, claim_studies
 from rfdetr_repro.reproduce.claim_costs import cost_of
 from rfdetr_repro.reproduce.claim_studies import (
     RECORDS,
@@ -278,13 +278,56 @@ def test_a_run_of_all_studies_has_one_request_for_each_and_keeps_their_own_start
     assert len(weights.known) >= len(PICO_SPACE) and not weights.store.path.exists()
 
 
-def test_data_without_val_are_refused_before_any_training(data, tmp_path):
+@pytest.fixture
+def without_val(data, tmp_path):
     source = tmp_path / "data"
     (source / "annotations").mkdir(parents=True)
     name = "annotations/instances_train.json"
     (source / name).write_bytes((data.root / name).read_bytes())
     (source / "train").symlink_to(data.root / "train")
-    request = StudyRequest(STUDIES["sharing"], tmp_path / "out", DataSource.of(source), steps=1)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "WITHOUT_VAL"], "val"),
+        (["--processes", "256"], "cannot be split over 256 processes"),
+    ],
+)
+def test_the_last_study_is_checked_before_the_first_is_paid(
+    words, said, without_val, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(claim_studies, "run_study", lambda *_: pytest.fail("something was spent"))
+    monkeypatch.setattr(claim_studies, "write_embedded", lambda *_, **__: data.root)
+    monkeypatch.setattr(claim_studies, "write_domain", lambda *_, **__: data.root)
+    words = [str(without_val) if word == "WITHOUT_VAL" else word for word in words]
+    with pytest.raises(InputError, match=said):
+        claims_command.main(["--run", "all", "--out", str(tmp_path / "out"), "--quick", *words])
+
+
+def test_a_plan_counts_a_training_once_and_no_stored_evaluation(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(claim_costs, "probed", lambda *_: (1.0, 5.0))
+    request = StudyRequest(STUDIES["sharing"], tmp_path, data, seeds=2, steps=10, device="cpu")
+    splits = read_data(request)
+    first = cost_of(request, splits)
+    assert first.seconds == 2 * 2 * (10 + 5) and len(first.trainings) == 4
+    after = cost_of(replace(request, study=STUDIES["dropping"]), splits, first.trainings)
+    assert after.seconds == 2 * (10 + 5) and "2 trainings of a study before" in after.words
+
+    given = StudyRequest(STUDIES["order"], tmp_path, data, device="cpu", space=SPACE)
+    split = {"val": splits["val"]}
+    assert cost_of(given, split).words.startswith("order: 0 configurations")
+    given = replace(given, space=replace(SPACE, queries=(10, 25)))
+    assert cost_of(given, split).words.startswith("order: 4 configurations")
+    records = run_study(given, split)
+    assert cost_of(replace(given, known=records[1:], folder=tmp_path / "b"), split).seconds == 1
+
+
+def test_data_without_val_are_refused_before_any_training(without_val, tmp_path):
+    request = StudyRequest(
+        STUDIES["sharing"], tmp_path / "out", DataSource.of(without_val), steps=1
+    )
     with pytest.raises(InputError, match="val"):
         run_study(request)
     assert not list((tmp_path / "out").glob("*-0"))
