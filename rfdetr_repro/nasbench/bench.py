@@ -18,6 +18,7 @@ from rfdetr_repro.spec.errors import InputError
 
 from .columns import KINDS, Part, Ranked, parts
 from .latency import Latencies, Timing
+from .space import form
 
 Array = np.ndarray[Any, Any]
 CHECKOUT = Path(__file__).resolve().parents[2] / "results" / "nasbench"
@@ -63,12 +64,18 @@ class NasBench:
         found: dict[tuple[int, str], Part] = {}
         for path in parts(where):
             part = Part.read(path)
-            found[int(part.about["seed"]), str(part.about["split"])] = part
+            key = part.about["seed"], part.about["split"]
+            if key in found:
+                raise InputError(
+                    f"another file holds seed {key[0]} on {key[1]} too", path, "remove one of them"
+                )
+            found[key] = part
         if not found:
             raise InputError(
                 "no part of the benchmark is in this folder",
                 where,
-                "give the folder results/nasbench of the repository; an installed package has none",
+                "name results/nasbench of a checkout of the repository (--folder); an installed "
+                "package has none",
             )
         spaces = {part.archs for part in found.values()}
         if len(spaces) > 1:
@@ -105,7 +112,7 @@ class NasBench:
         """
         one = Arch.parse(arch) if isinstance(arch, str) else arch
         known = _places(self.archs)
-        key = (*one.backbone, one.decoder_layers, one.queries)
+        key = form(one)
         if key not in known:
             axes = "; ".join(
                 f"{name} {', '.join(map(str, axis))}" for name, axis in vars(self.space).items()
@@ -205,7 +212,4 @@ def shuffled(images: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _places(archs: tuple[Arch, ...]) -> dict[tuple[int, ...], int]:
-    return {
-        (*arch.backbone, arch.decoder_layers, arch.queries): place
-        for place, arch in enumerate(archs)
-    }
+    return {form(arch): place for place, arch in enumerate(archs)}

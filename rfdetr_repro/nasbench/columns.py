@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from rfdetr_repro.spec.arch import Arch, SearchSpace
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.files import write_atomic
 
 from .precision import THRESHOLDS, average_precision
@@ -36,6 +38,19 @@ FORMAT = 1
 KINDS = ("bbox", "segm")
 _ALL = (1 << THRESHOLDS) - 1
 _COLUMNS = ("objects", "ap", "counts", "place", "low", "high", "patterns")
+# what a file that is no archive of such columns, or a damaged archive, raises on its way to columns
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,8 @@ class Part:
         archs = tuple(space)
         images, classes = objects.shape
         fits = (
-            counts.shape == (len(archs), classes)
+            "training" in about
+            and counts.shape == (len(archs), classes)
             and ap.shape == (len(archs), len(KINDS))
             and len(place) == len(pattern) == counts.sum()
             and (len(place) == 0 or 0 <= place.min() <= place.max() < images)
@@ -162,12 +178,12 @@ class Part:
         patterns, index = np.unique(self.pattern, return_inverse=True)
         columns = {
             "about": np.frombuffer(json.dumps(self.about, sort_keys=True).encode(), np.uint8),
-            "objects": self.objects.astype(np.uint16),
+            "objects": _narrow(self.objects, np.uint16),
             "ap": self.ap.astype(np.float64),
-            "counts": self.counts.astype(np.uint16),
-            "place": step.astype(np.uint8 if self.images <= 256 else np.uint16),
+            "counts": _narrow(self.counts, np.uint16),
+            "place": _narrow(step, np.uint8),
             "low": (index & 255).astype(np.uint8),
-            "high": (index >> 8).astype(np.uint16 if len(patterns) > 65536 else np.uint8),
+            "high": _narrow(index >> 8, np.uint8),
             "patterns": patterns.astype(np.uint32),
         }
         buffer = io.BytesIO()
@@ -187,8 +203,9 @@ class Part:
             with np.load(path, allow_pickle=False) as archive:
                 about = json.loads(archive["about"].tobytes())
                 columns = {name: archive[name] for name in _COLUMNS}
-            if about.get("format") != FORMAT:
-                raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT}")
+            if about["format"] != FORMAT:
+                raise ValueError(f"its format is {about['format']!r}, not {FORMAT}")
+            about = {**about, "seed": int(about["seed"]), "split": str(about["split"])}
             space = SearchSpace(**{name: tuple(axis) for name, axis in about["space"].items()})
             index = columns["low"].astype(np.int64) | columns["high"].astype(np.int64) << 8
             pattern = columns["patterns"].astype(np.int64)[index]
@@ -198,10 +215,16 @@ class Part:
             return cls._checked(about, space, objects, columns["ap"], counts, place, pattern)
         except InputError as error:
             raise error.at(path) from error
-        except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise InputError(
-                f"not a part of the benchmark ({error})", path, "get the file again"
+                f"not a part of the benchmark ({first_line(error)})", path, "get the file again"
             ) from error
+
+
+def _narrow(numbers: Array, least: type[np.unsignedinteger[Any]]) -> Array:
+    """Whole numbers >= 0 in the smallest type from ``least`` on that holds all of them."""
+    kind = np.result_type(least, np.min_scalar_type(int(numbers.max(initial=0))))
+    return numbers.astype(kind)
 
 
 def _places(counts: Array, pattern: Array, step: Array) -> Array:

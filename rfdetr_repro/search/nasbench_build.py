@@ -8,7 +8,6 @@ made at once. Each backbone is stored when it is done; a build that was stopped 
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, averag
 from rfdetr_repro.evaluation.shared_matches import SharedMatcher
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.nasbench.columns import FORMAT, KINDS, Part, Ranked, ranked
+from rfdetr_repro.nasbench.columns import FORMAT, KINDS, UNREADABLE, Part, Ranked, ranked
 from rfdetr_repro.spec.arch import Arch, SearchSpace
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.files import atomic_path, sha256_bytes
 
 from .evaluation import by_backbone, keep_pictures, shared_detections
@@ -175,17 +174,19 @@ def _stored(path: Path, group: Sequence[Arch]) -> dict[Arch, tuple[Ranked, list[
     try:
         with np.load(path, allow_pickle=False) as archive:
             columns = {name: archive[name] for name in ("counts", "place", "pattern", "ap")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"not a finished backbone ({error})", path, "remove this file") from error
-    ends = np.append(0, np.cumsum(columns["counts"].sum(1)))
-    return {
-        arch: (
-            Ranked(
-                columns["counts"][row],
-                columns["place"][ends[row] : ends[row + 1]],
-                columns["pattern"][ends[row] : ends[row + 1]],
-            ),
-            columns["ap"][row].tolist(),
-        )
-        for row, arch in enumerate(group)
-    }
+        ends = np.append(0, np.cumsum(columns["counts"].sum(1)))
+        return {
+            arch: (
+                Ranked(
+                    columns["counts"][row],
+                    columns["place"][ends[row] : ends[row + 1]],
+                    columns["pattern"][ends[row] : ends[row + 1]],
+                ),
+                columns["ap"][row].tolist(),
+            )
+            for row, arch in enumerate(group)
+        }
+    except UNREADABLE as error:
+        raise InputError(
+            f"not a finished backbone ({first_line(error)})", path, "remove this file"
+        ) from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rfdetr_repro.nasbench.latency import Runtime
+from rfdetr_repro.nasbench.space import form
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
@@ -51,9 +52,9 @@ def latencies_from(
     if len(machines) > 1:
         raise InputError("the engines were measured on different machines", sorted(machines))
     measured: dict[str, tuple[float, float, float]] = {}
-    known = {(*arch.backbone, arch.decoder_layers, arch.queries): arch.key for arch in archs}
+    known = {form(arch): arch.key for arch in archs}
     for arch, one in engines.items():
-        key = known.get((*arch.backbone, arch.decoder_layers, arch.queries))
+        key = known.get(form(arch))
         latency = one.latency
         if key and latency and latency.ci_low_ms and latency.ci_high_ms:
             measured[key] = (latency.median_ms, latency.ci_low_ms, latency.ci_high_ms)

@@ -21,6 +21,7 @@ import numpy as np
 
 from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects
 from rfdetr_repro.nasbench.bench import NasBench
+from rfdetr_repro.nasbench.space import form
 from rfdetr_repro.spec.arch import KNOBS, Arch, SearchSpace
 from rfdetr_repro.spec.optional import optional_module
 
@@ -150,16 +151,14 @@ def parzen(trial: Trial) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=trial.rng.randrange(2**31))
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
-    known = {(*a.backbone, a.decoder_layers, a.queries): a for a in trial.space}
+    known = {form(arch): arch for arch in trial.space}
     for _ in range(len(trial.space)):
         one = study.ask()
         knobs = {
             name: one.suggest_categorical(name, list(axis))
             for name, axis in zip(KNOBS, vars(trial.space).values(), strict=True)
         }
-        asked = Arch(**knobs)
-        key = (*asked.backbone, asked.decoder_layers, asked.queries)
-        arch = known[key]
+        arch = known[form(Arch(**knobs))]
         study.tell(one, [trial.latency_ms[arch], trial.ask(arch)])
         trial.recommend()
 

@@ -5,6 +5,7 @@ bad questions are refused.
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from samples_nasbench import CLASSES, SMALL, made_up, small_bench, small_latenci
 
 from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, average_precision
 from rfdetr_repro.nasbench.bench import LATENCIES, NasBench, shuffled
-from rfdetr_repro.nasbench.columns import KINDS, Part, ranked
+from rfdetr_repro.nasbench.columns import KINDS, Part, Ranked, ranked
 from rfdetr_repro.spec.errors import InputError
 
 ARCHS = tuple(SMALL)
@@ -53,6 +54,55 @@ def test_steps_of_places_need_no_wider_numbers(tmp_path: Path, images: int) -> N
     part = small_part(images=images)
     part.write(tmp_path / "seed0-val.npz")
     np.testing.assert_array_equal(Part.read(tmp_path / "seed0-val.npz").place, part.place)
+
+
+def test_no_count_is_too_large_for_a_file(tmp_path: Path) -> None:
+    """More detections of a class, and more images, than 16 bits can count."""
+    images, many = 70_000, 66_000
+    space = {"resolutions": [64], "patches": [16], "windows": [1], "decoder_layers": [0]}
+    about = {**small_part().about, "space": {**space, "queries": [5]}}
+    found = Ranked(np.array([many]), np.arange(images - many, images), np.full(many, 1))
+    part = Part.of(about, np.ones((images, 1), int), np.array([[0.5, 0.0]]), [found])
+    part.write(tmp_path / "seed0-val.npz")
+    read = Part.read(tmp_path / "seed0-val.npz")
+    np.testing.assert_array_equal(read.counts, part.counts)
+    np.testing.assert_array_equal(read.place, part.place)
+
+
+def test_a_damaged_file_is_refused_or_read_and_never_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "seed0-val.npz"
+    small_part().write(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for number in range(300):
+        content = bytearray(whole)
+        if number % 3 == 0:
+            del content[rng.integers(len(whole)) :]
+        else:
+            content[rng.integers(len(whole))] ^= int(rng.integers(1, 256))
+        path.write_bytes(content)
+        try:
+            NasBench.load(tmp_path)
+        except InputError as error:
+            assert "seed0-val.npz" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 200
+
+
+@pytest.mark.parametrize("missing", ["seed", "split", "space", "training", "format"])
+def test_a_file_without_its_origin_is_refused(tmp_path: Path, missing: str) -> None:
+    about = {name: value for name, value in small_part().about.items() if name != missing}
+    replace(small_part(), about=about).write(tmp_path / "seed0-val.npz")
+    with pytest.raises(InputError, match=r"seed0-val\.npz"):
+        NasBench.load(tmp_path)
+
+
+def test_two_files_of_one_seed_and_split_are_refused(tmp_path: Path) -> None:
+    for name in ("seed0-val.npz", "seed00-val.npz"):
+        small_part().write(tmp_path / name)
+    with pytest.raises(InputError, match="another file holds seed 0 on val too"):
+        NasBench.load(tmp_path)
 
 
 def test_image_evaluations_are_paid_once() -> None:

@@ -118,6 +118,11 @@ def test_a_build_goes_on_where_it_stopped(data: Path, part: Part, tmp_path: Path
     before = kept[0].stat().st_mtime_ns
     again = request(data, tmp_path / "work")()
     assert kept[0].stat().st_mtime_ns == before
+    whole = kept[0].read_bytes()
+    for content in (b"", whole[:200], whole[:-200], (tmp_path / "work").name.encode()):
+        kept[0].write_bytes(content)
+        with pytest.raises(InputError, match="not a finished backbone"):
+            request(data, tmp_path / "work")()
     np.testing.assert_array_equal(again.ap, part.ap)
     np.testing.assert_array_equal(again.place, part.place)
 
