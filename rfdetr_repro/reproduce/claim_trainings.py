@@ -32,12 +32,15 @@ from rfdetr_repro.spec.backbones import backbone_named, with_backbone
 from rfdetr_repro.spec.presets import PICO, PICO_TRAIN, PICO_WEIGHTS, Preset
 from rfdetr_repro.spec.ranges import choose
 from rfdetr_repro.spec.resize_rules import LETTERBOX
-from rfdetr_repro.spec.train_config import TrainConfig, with_settings
+from rfdetr_repro.spec.train_config import (
+    AVERAGED_PARTS,
+    TrainConfig,
+    of_length,
+    with_settings,
+)
 from rfdetr_repro.train.prepare import cpu_weights, start_of
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run import TrainRequest
-
-from .schedule import AVERAGED_PARTS, WARMUP_PART
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,11 @@ class Scale:
         be.
         """
         config = replace(
-            PICO_TRAIN,
-            steps=self.steps,
+            of_length(PICO_TRAIN, self.steps),
             seed=seed,
             evaluate_every=0,
             patience=0,
-            # as in a planned run: an average that is long for the run would stay behind
-            warmup_steps=min(PICO_TRAIN.warmup_steps, self.steps // WARMUP_PART),
-            ema_decay=max(0.0, min(PICO_TRAIN.ema_decay, 1 - AVERAGED_PARTS / self.steps)),
+            # an average that is long for the run would stay behind
             ema_tau=min(PICO_TRAIN.ema_tau, self.steps / AVERAGED_PARTS),
         )
         config = with_settings(config, side.settings)

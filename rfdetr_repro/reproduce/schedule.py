@@ -19,6 +19,7 @@ from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.train_config import of_length
 
 from .follow import sized, sizing_of
 from .outlook import END_S
@@ -35,8 +36,6 @@ EVALUATIONS = 5  # of the supernet during and after its training
 COMPARED = 24  # passes over val in the comparison of shared and single evaluation
 FEWEST_STEPS = 40
 FEW_STEPS = 600  # with fewer steps the space is narrowed, because each architecture needs its share
-WARMUP_PART = 10  # of the steps
-AVERAGED_PARTS = 8  # the averaged weights are those of about an eighth of the steps
 # (engines, candidates), from thorough to quick; fewer than 8 engines say little of 162 models
 MEASUREMENTS = ((18, 10), (14, 8), (12, 6), (10, 4), (8, 3), (8, 2))
 
@@ -60,15 +59,10 @@ class Schedule:
     front: bool = False  # every confirmed model is fine-tuned, each with ``finetune_steps``
 
     def apply(self, campaign: Campaign) -> Campaign:
-        """``campaign`` with these numbers; few steps have a short warm-up and a short average of
-        the weights.
-        """
+        """``campaign`` with these numbers."""
         train = replace(
-            campaign.train,
-            steps=self.steps,
+            of_length(campaign.train, self.steps),
             evaluate_every=max(1, self.steps // (EVALUATIONS - 1)),
-            warmup_steps=min(campaign.train.warmup_steps, self.steps // WARMUP_PART),
-            ema_decay=min(campaign.train.ema_decay, 1 - AVERAGED_PARTS / self.steps),
         )
         return replace(
             campaign,

@@ -66,6 +66,8 @@ _LATER = (
 # float32: all of it, with exact products; tf32: all of it float32, with TF32 products
 # bf16: bfloat16 in backbone, projector and decoder
 PRECISIONS = ("auto", "float32", "tf32", "bf16")
+WARMUP_PART = 10  # of the steps of a short training
+AVERAGED_PARTS = 8  # its averaged weights are those of about an eighth of the steps
 
 # part of the detector that ``freeze`` may name -> beginnings of its parameters' names
 PARTS: dict[str, tuple[str, ...]] = {
@@ -182,6 +184,18 @@ def frozen_parts(given: Any) -> tuple[str, ...]:
     if len(parts) == len(PARTS):
         raise InputError("freeze names every part, so there is nothing to train")
     return parts
+
+
+def of_length(config: TrainConfig, steps: int) -> TrainConfig:
+    """``config`` with this number of steps; few steps have a short warm-up and a short average of
+    the weights.
+    """
+    return replace(
+        config,
+        steps=steps,
+        warmup_steps=min(config.warmup_steps, steps // WARMUP_PART),
+        ema_decay=min(config.ema_decay, max(0.0, 1 - AVERAGED_PARTS / steps)),
+    )
 
 
 def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:

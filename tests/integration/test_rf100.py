@@ -18,7 +18,7 @@ from rfdetr_repro.records.data_sets import DECIDING, VARIANTS, results_of
 from rfdetr_repro.records.record import MEAN
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.reproduce.rf100 import runner
-from rfdetr_repro.reproduce.rf100.command import main
+from rfdetr_repro.reproduce.rf100.command import _chosen, main, parser
 from rfdetr_repro.reproduce.rf100.data_set_run import Wanted
 from rfdetr_repro.reproduce.rf100.data_sets import check_data_set, find_data_sets
 from rfdetr_repro.search.request import Cluster
@@ -260,6 +260,18 @@ def test_all_is_checked_before_anything_is_spent(
     with pytest.raises(InputError, match="none of 1 data sets can be used"):
         main(["--data", str(root), "--out", str(tmp_path / "b")])
     assert not (tmp_path / "b").exists()
+
+
+def test_numbers_that_are_given_hold_in_a_quick_run_too() -> None:
+    def counts(*more: str) -> tuple[int, int, int, int]:
+        args = parser().parse_args(["--data", "x", "--out", "y", *more])
+        found = _chosen(args)
+        return found.train.steps, found.finetune_steps, found.engines, found.candidates
+
+    assert counts("--quick") == (100, 60, 6, 2)
+    given = ("--steps", "9", "--finetune-steps", "8", "--engines", "7", "--candidates", "5")
+    assert counts("--quick", *given) == counts(*given) == (9, 8, 7, 5)
+    assert counts("--steps", "9")[3] == 3
 
 
 def test_common_settings(benchmark_folder: Path) -> None:

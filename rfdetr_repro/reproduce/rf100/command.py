@@ -42,15 +42,14 @@ from rfdetr_repro.spec.campaign import (
 )
 from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, InputError
 from rfdetr_repro.spec.presets import PICO_OWN
-from rfdetr_repro.spec.train_config import TRAIN_WHOLE
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE, of_length
 
 if TYPE_CHECKING:
     from .data_sets import DataSet
     from .runner import Request
 
 QUICK_STEPS, QUICK_TUNING, QUICK_ENGINES, QUICK_CANDIDATES = 100, 60, 6, 2
-WARMUP_PART = 10  # of the steps
-AVERAGED_PARTS = 8  # the averaged weights are those of about an eighth of the steps
+FEW_CANDIDATES = 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,9 +136,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--candidates",
         type=whole(*CANDIDATES),
-        default=3,
         help="architectures near the target that are measured beside the fixed architecture "
-        "(default: %(default)s)",
+        f"(default: {FEW_CANDIDATES})",
     )
     add("--seed", type=whole(0, LARGEST_SEED), help="seed of the trainings (default: the recipe's)")
     add(
@@ -179,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = workers_of(args)
     chosen = _chosen(args)
     fixed = None if args.fixed is None else _fixed(args.fixed, chosen)
-    command = "rfdetr-repro rf100 " + " ".join(sys.argv[2:] if argv is None else argv)
+    command = "rfdetr-repro rf100 " + " ".join(sys.argv[1:] if argv is None else argv)
     # slow to load; arguments are checked first
     from rfdetr_repro.reproduce.run import check_inputs
     from rfdetr_repro.tables.data_sets import data_sets_tables
@@ -247,13 +245,7 @@ def _chosen(args: argparse.Namespace) -> Campaign:
         )
     own = replace(own, seed=own.seed if args.seed is None else args.seed)
     if steps is not None:
-        own = replace(
-            own,
-            steps=steps,
-            evaluate_every=0,
-            warmup_steps=min(own.warmup_steps, steps // WARMUP_PART),
-            ema_decay=min(own.ema_decay, max(0.0, 1 - AVERAGED_PARTS / steps)),
-        )
+        own = replace(of_length(own, steps), evaluate_every=0)
     tuning = args.finetune_steps
     if tuning is None:
         tuning = QUICK_TUNING if args.quick else chosen.finetune_steps or FINETUNE_STEPS
@@ -272,7 +264,7 @@ def _chosen(args: argparse.Namespace) -> Campaign:
         finetune_front=False,
         engines=engines,
         most_engines=max(engines, engines + engines // 2),
-        candidates=QUICK_CANDIDATES if args.quick else args.candidates,
+        candidates=args.candidates or (QUICK_CANDIDATES if args.quick else FEW_CANDIDATES),
         time_budget_s=0.0 if steps is not None else (args.time_budget or 20 * 60.0),
         drop_bad=args.drop_bad,
         backend=args.backend or chosen.backend,
