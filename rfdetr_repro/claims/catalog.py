@@ -82,7 +82,7 @@ class Comparison:
     id: str
     what: str
     expected: Expected
-    pairing: Pairing | None
+    pairing: Pairing | OverDataSets | SizeOnLocations | None
     measure: str = AP
     of_training: bool = False
     study: str = ""

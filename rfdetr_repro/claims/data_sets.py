@@ -14,13 +14,14 @@ from rfdetr_repro.records.data_sets import (
     LOCATIONS,
     OBJECT_SIZE,
     SetResult,
-    mean_gain,
+    gains_of,
+    mean_over_sets,
     regressions,
     results_of,
 )
 from rfdetr_repro.records.record import Record
 
-from .pairs import Pair, Scale
+from .pairs import Scale
 
 PER_LOCATION = "slope"  # a measure: % of the image per patch along a side
 
@@ -45,22 +46,14 @@ class OverDataSets:
     first: str
     second: str
 
-    def pairs(self, records: Sequence[Record]) -> list[Pair]:
-        """One pair per data set that has both."""
-        return [
-            Pair(one.of[self.first], one.of[self.second])
-            for one in results_of(records)
-            if one.gain(self.first, self.second) is not None
-        ]
-
     def across(self, records: Sequence[Record]) -> list[Across]:
         """The mean paired difference in points, of composed and of real data sets apart."""
         found = []
         for results in _kinds(results_of(records)):
-            if (mean := mean_gain(results, self.first, self.second)) is None:
-                continue
-            one, sets = mean
-            found.append(_across(results, one.value, one.low, one.high, sets, one.told))
+            if gains := gains_of(results, self.first, self.second):
+                one = mean_over_sets(gains)
+                ends = one.low, one.high
+                found.append(_across(results, one.value, *ends, len(gains), one.told))
         return found
 
 
@@ -69,10 +62,6 @@ class SizeOnLocations:
     """The line of version 2's Table 17 that is beyond chance there: sizes of objects, on spatial
     locations of the found architecture.
     """
-
-    def pairs(self, records: Sequence[Record]) -> list[Pair]:
-        """None: a line is no pair of Records."""
-        return []
 
     def across(self, records: Sequence[Record]) -> list[Across]:
         """The slope in percent of the image per patch along a side, of composed and of real data
@@ -101,7 +90,7 @@ def _across(
     sets: int,
     told: str,
 ) -> Across:
-    scale = Scale(f"{sets} data sets", DECIDING, _images(results), _composed(results[0]))
+    scale = Scale(f"{sets} data sets", DECIDING, _images(results), results[0].composed)
     if sets < FEWEST or low is None:
         reason = told or f"{sets} data sets, and a verdict needs {FEWEST}"
         return Across(scale, value, None, None, sets, reason)
@@ -111,12 +100,8 @@ def _across(
 def _kinds(results: Sequence[SetResult]) -> list[list[SetResult]]:
     groups: dict[bool, list[SetResult]] = {}
     for one in results:
-        groups.setdefault(_composed(one), []).append(one)
+        groups.setdefault(one.composed, []).append(one)
     return list(groups.values())
-
-
-def _composed(result: SetResult) -> bool:
-    return any(one.data is not None and one.data.synthetic for one in result.of.values())
 
 
 def _images(results: Sequence[SetResult]) -> int | None:

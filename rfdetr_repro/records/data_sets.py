@@ -36,6 +36,11 @@ class SetResult:
     facts: TrainFacts
     of: dict[str, Record]
 
+    @property
+    def composed(self) -> bool:
+        """Whether the images were composed."""
+        return any(one.data is not None and one.data.synthetic for one in self.of.values())
+
     def ap(self, variant: str) -> float | None:
         """AP of the variant, as a fraction; None where there is none."""
         record = self.of.get(variant)
@@ -95,12 +100,11 @@ def mean_over_sets(values: Sequence[float]) -> Seeded:
     )
 
 
-def mean_gain(results: Sequence[SetResult], first: str, second: str) -> tuple[Seeded, int] | None:
-    """What the second variant gains over the first, in points of AP, over the data sets that have
-    both, and their number; None without any.
+def gains_of(results: Sequence[SetResult], first: str, second: str) -> list[float]:
+    """What the second variant gains over the first, in points of AP, on each data set that has
+    both.
     """
-    gains = [gain for one in results if (gain := one.gain(first, second)) is not None]
-    return (mean_over_sets(gains), len(gains)) if gains else None
+    return [gain for one in results if (gain := one.gain(first, second)) is not None]
 
 
 class Regression(NamedTuple):

@@ -13,7 +13,7 @@ from rfdetr_repro.records.data_sets import (
     VARIANTS,
     Regression,
     SetResult,
-    mean_gain,
+    gains_of,
     mean_over_sets,
     regressions,
     results_of,
@@ -41,15 +41,11 @@ def data_sets_tables(records: Sequence[Record]) -> list[Table]:
     tables = []
     results = results_of(records)
     for composed in (False, True):
-        group = [one for one in results if _composed(one) == composed]
+        group = [one for one in results if one.composed == composed]
         if group:
             notes = [SYNTHETIC] if composed else []
             tables += [_rows(group, notes), _means(group, notes), _regressions(group, notes)]
     return tables
-
-
-def _composed(result: SetResult) -> bool:
-    return any(one.data is not None and one.data.synthetic for one in result.of.values())
 
 
 def _rows(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
@@ -114,11 +110,10 @@ def _means(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
             mean = mean_over_sets([100 * ap for ap in known])
             table.add(_mean_row(f"{_WORDS[variant]}: AP", mean, len(known), signed=False))
     for first, second, words in GAINS:
-        if (found := mean_gain(results, first, second)) is None:
+        gains = gains_of(results, first, second)
+        if not gains:
             continue
-        mean, sets = found
-        row = _mean_row(words, mean, sets, signed=True)
-        gains = [gain for one in results if (gain := one.gain(first, second)) is not None]
+        row = _mean_row(words, mean_over_sets(gains), len(gains), signed=True)
         signs = [sum(g > 0 for g in gains), sum(g == 0 for g in gains), sum(g < 0 for g in gains)]
         row["signs"] = Cell(", ".join(map(str, signs)))
         table.add(row)
