@@ -38,7 +38,7 @@ def reshaped(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     outwards = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
     # corners of the source that lie outside the sprite shrink the sprite at this corner
     quad = tuple((corners + outwards * inward).ravel())
-    premultiplied = Image.fromarray(rgba, "RGBA").convert("RGBa")
+    premultiplied = Image.fromarray(rgba).convert("RGBa")
     moved = premultiplied.transform(size, Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
     return np.asarray(moved.convert("RGBA"))
 
