@@ -19,6 +19,7 @@ import numpy as np
 from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.seeds import seeded_mean
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.errors import InputError, run_main
 
 MODES = {"buffered": "a wait of 200 ms", "sustained": "a closed loop"}
 QUANTILES = (0.9, 0.95, 0.99)
@@ -99,8 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser("benchmarks.studies.latency_tails", description=__doc__)
     parser.add_argument("--records", type=Path, default=Path("results/embedded.jsonl"))
-    print("\n".join(table(tails(parser.parse_args(argv).records))))
+    path = parser.parse_args(argv).records
+    found = tails(path)
+    if not found:
+        raise InputError(
+            "no file has samples under both protocols", path, "give results/embedded.jsonl"
+        )
+    print("\n".join(table(found)))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_main(main))

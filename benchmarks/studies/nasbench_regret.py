@@ -20,6 +20,7 @@ import numpy as np
 from rfdetr_repro.nasbench.bench import NasBench
 from rfdetr_repro.search.nasbench_methods import METHODS
 from rfdetr_repro.search.nasbench_regret import LOST, SHARES, Curve, curve, mean_and_reach
+from rfdetr_repro.spec.arguments import whole
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.presets import PICO_SPACE
 
@@ -68,11 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser("benchmarks/studies/nasbench_regret.py", description=__doc__)
     parser.add_argument("--folder", type=Path, help="folder of the benchmark's files")
-    parser.add_argument("--repeats", type=int, default=10, help="runs of each method")
+    parser.add_argument("--repeats", type=whole(1, 10**4), default=10, help="runs of each method")
     parser.add_argument("--seed", type=int, default=0, help="training seed of the weights")
     parser.add_argument("--figure", type=Path, help="file to draw the curves to")
     args = parser.parse_args(argv)
     bench = NasBench.load(args.folder)
+    bench.part(args.seed)  # what no method can be tried on is an error
     curves = []
     for method in METHODS:
         try:

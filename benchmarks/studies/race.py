@@ -28,23 +28,10 @@ from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone, goal
+from rfdetr_repro.search.nasbench_regret import hypervolume
 from rfdetr_repro.search.race import Rules, race
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main
-
-
-def hypervolume(points: Mapping[Arch, float], latency_ms: Mapping[Arch, float]) -> float:
-    """Area between the best AP so far and 0, from the fastest to 5 % beyond the slowest
-    configuration.
-    """
-    ordered = sorted(points, key=lambda arch: latency_ms[arch])
-    ends = [*(latency_ms[arch] for arch in ordered[1:]), 1.05 * max(latency_ms.values())]
-    best = np.maximum.accumulate([points[arch] for arch in ordered])
-    return float(
-        sum(
-            ap * (end - latency_ms[arch]) for ap, arch, end in zip(best, ordered, ends, strict=True)
-        )
-    )
 
 
 def known(found: Mapping[Arch, float | None], data: Path) -> dict[Arch, float]:

@@ -98,7 +98,7 @@ def parts_of(
     found = {
         str(record.model.variant): record.latency
         for record in records
-        if record.campaign == CAMPAIGN and record.latency and record.latency.method == "measured"
+        if record.campaign == CAMPAIGN and record.latency and _measured(record)
     }
     for name, ms in (given or {}).items():
         found.setdefault(name, Latency(ms, method="modelled"))
@@ -335,8 +335,9 @@ def page(
         f"| {record.model.variant} | {_time(record.latency.median_ms)} | {_interval(record)} | "
         f"{record.latency.num_samples} |"
         for record in records
-        if record.latency is not None and record.latency.method == "measured"
+        if record.latency is not None and _measured(record)
     )
+    told = "".join(f" \\\n        --given '{text}'" for text in given)
     return f"""# What a search of the paper's space would take on a T4
 
 A projection, not a measurement: no T4 was at hand. The published search took about \
@@ -411,6 +412,10 @@ exact 95 % interval of the median within one session.
 """
 
 
+def _measured(record: Record) -> bool:
+    return record.latency is not None and record.latency.method == "measured"
+
+
 def _time(ms: float) -> str:
     return f"{ms / 1e3:.3g} s" if ms >= 1e3 else f"{ms:.3g} ms"
 
@@ -464,12 +469,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.file_ms,
         args.race_passes,
     )
-    store = Store(args.records)
-    records = [one for one in store.read() if one.campaign == CAMPAIGN]
+    stored = Store(args.records).read()
+    records = [one for one in stored if one.campaign == CAMPAIGN]
     rows = rows_of(parts_of(records, _given(args.given)), assumed)
     text = page(rows, records, assumed, args.given)
-    timed = [one for one in records if one.latency and one.latency.method == "measured"]
-    kept = [*timed, *(record_of(row) for row in rows if row.hours is not None)]
+    # the rows of an earlier projection are replaced
+    others = [one for one in stored if one.campaign != CAMPAIGN or _measured(one)]
+    kept = [*others, *(record_of(row) for row in rows if row.hours is not None)]
     write_atomic(args.records, "".join(one.to_json() + "\n" for one in kept))
     if args.out:
         write_atomic(args.out, text)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from rfdetr_repro.nasbench.bench import NasBench
+from rfdetr_repro.records.seeds import seeded_mean
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 
@@ -128,5 +128,5 @@ def mean_and_reach(values: Array) -> tuple[float, float]:
     """
     if len(values) < 2 or np.isnan(values).any():
         return float("nan"), float("nan")
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(error * student.ppf(0.975, len(values) - 1))
+    found = seeded_mean(values.tolist())
+    return found.value, 0.0 if found.low is None else found.value - found.low

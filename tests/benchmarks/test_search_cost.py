@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -20,8 +22,16 @@ from benchmarks.studies.search_parts import (
     measured,
     parts,
 )
-from benchmarks.studies.search_projection import Assumed, page, parts_of, record_of, rows_of
+from benchmarks.studies.search_projection import (
+    Assumed,
+    main,
+    page,
+    parts_of,
+    record_of,
+    rows_of,
+)
 from rfdetr_repro.records.record import Latency, ModelId, Record
+from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError
 
 ASSUMED = Assumed(build_s=300, engines=10, candidates=4, builds=2, file_ms=8, race_passes=0.5)
@@ -93,6 +103,20 @@ def test_rows_become_records_and_a_page() -> None:
     assert len({one.id for one in [*records, *kept]}) == len(records) + len(kept)
     text = page(rows, records, ASSUMED)
     assert text.count("assumed") >= 4 and "10,000" in text
+
+
+def test_a_projection_replaces_its_own_rows_and_nothing_else(tmp_path: Path) -> None:
+    other = Record("cost", ModelId("rfdetr", "another"), campaign="another")
+    store = Store(tmp_path / "records.jsonl")
+    store.extend([other, *(one for one in timed() if one.model.variant != SCORING)])
+    out = tmp_path / "page.md"
+    words = ["--records", str(store.path), "--out", str(out), "--given", f"{SCORING}=250"]
+    main(words)
+    once = store.read()
+    assert once[0] == other and len(once) > 10
+    main([*words, "--build-seconds", "100"])
+    assert [one.id for one in store.read()] == [one.id for one in once]
+    assert f"--given '{SCORING}=250'" in out.read_text()
 
 
 def test_the_interval_of_a_median_is_exact() -> None:
