@@ -67,7 +67,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser("benchmarks/studies/nasbench_regret.py", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.nasbench_regret", description=__doc__)
     parser.add_argument("--folder", type=Path, help="folder of the benchmark's files")
     parser.add_argument("--repeats", type=whole(1, 10**4), default=10, help="runs of each method")
     parser.add_argument("--seed", type=int, default=0, help="training seed of the weights")

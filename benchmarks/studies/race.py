@@ -64,7 +64,7 @@ def latencies(records: Sequence[Path], archs: Sequence[Arch]) -> dict[Arch, floa
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the savings of the race and the loss of the frontier."""
-    parser = argparse.ArgumentParser("benchmarks/studies/race.py", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.race", description=__doc__)
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument(

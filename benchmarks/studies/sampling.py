@@ -92,7 +92,7 @@ def row(name: str, results: Sequence[tuple[Mapping[Arch, float], float]]) -> str
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains the variants and prints their APs."""
-    parser = argparse.ArgumentParser("benchmarks/studies/sampling.py", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.sampling", description=__doc__)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=1500)

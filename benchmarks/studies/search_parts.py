@@ -223,7 +223,7 @@ def interval(ordered: Sequence[float]) -> tuple[float | None, float | None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the parts that the store does not hold yet."""
-    parser = argparse.ArgumentParser("benchmarks/studies/search_parts.py", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.search_parts", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="store of the Records")
     parser.add_argument("--only", nargs="+", help="time only parts whose names begin so")
     args = parser.parse_args(argv)

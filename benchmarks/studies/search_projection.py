@@ -337,7 +337,6 @@ def page(
         for record in records
         if record.latency is not None and _measured(record)
     )
-    told = "".join(f" \\\n        --given '{text}'" for text in given)
     return f"""# What a search of the paper's space would take on a T4
 
 A projection, not a measurement: no T4 was at hand. The published search took about \
@@ -443,7 +442,7 @@ def _given(texts: Sequence[str]) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes or prints the projection, and stores its rows beside the timed parts."""
-    parser = argparse.ArgumentParser("benchmarks/studies/search_projection.py", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.search_projection", description=__doc__)
     add = parser.add_argument
     add("--records", type=Path, required=True, help="Records of search_parts.py")
     add("--build-seconds", type=float, default=300.0, help="of one TensorRT engine on a T4")

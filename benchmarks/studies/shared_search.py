@@ -66,7 +66,7 @@ def difference(ours: list[ImageDetections], theirs: list[ImageDetections]) -> fl
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the times of shared and single passes."""
-    parser = argparse.ArgumentParser("benchmarks.shared_search", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.shared_search", description=__doc__)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arch", default="r384-p16-w2-d6-q300")

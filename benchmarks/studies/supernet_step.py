@@ -173,7 +173,7 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the time of each part of a training step."""
-    parser = argparse.ArgumentParser("benchmarks.supernet_step", description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.studies.supernet_step", description=__doc__)
     parser.add_argument("--size", default="pico", choices=("pico", "paper-supernet"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
