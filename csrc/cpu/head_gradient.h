@@ -1,8 +1,7 @@
 // The backward pass of one head of one image: see ms_deform_attn_isa.cpp.
 #pragma once
 
-#include <new>
-
+#include "buffer.h"
 #include "head_samples.h"
 #include "samples.h"
 
@@ -14,15 +13,6 @@ constexpr int kTogether = 2;                // heads whose maps are made togethe
 constexpr int64_t kCacheBytes = 768 << 10;  // of the second-level cache, for their maps
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-
-template <class T>
-struct Buffer {  // uninitialised
-  T* data;
-  explicit Buffer(int64_t count) : data(static_cast<T*>(::operator new(sizeof(T) * size_t(count), std::align_val_t(64)))) {}
-  ~Buffer() { ::operator delete(data, std::align_val_t(64)); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-};
 
 // kChannels is the channel count when known at compile time, 0 otherwise.
 template <class T, int kChannels>

@@ -6,6 +6,13 @@
 #include <stdexcept>
 #include <string>
 
+// The names of the builds that setup.py compiles, in ascending order.
+#if defined(__x86_64__)
+#define RFDETR_BUILDS kernels_sse41, kernels_avx2, kernels_avx512
+#else
+#define RFDETR_BUILDS kernels_plain
+#endif
+
 namespace rfdetr {
 
 // Whether this processor runs what setup.py compiles under the name `isa`.
@@ -23,14 +30,14 @@ inline bool processor_runs(const std::string& isa) {
 #endif
 }
 
-// The last of `builds`, which are in ascending order and have a `name`, that this processor runs; RFDETR_ISA in the environment
+// The last of the builds, which are in ascending order and have a `name`, that this processor runs; RFDETR_ISA in the environment
 // chooses another by its name. Raises std::runtime_error where this processor runs none, or not the one named.
-template <class Kernels, size_t kCount>
-const Kernels& widest(const Kernels* const (&builds)[kCount]) {
+template <class Kernels, class... More>
+const Kernels& widest(const Kernels& first, const More&... more) {
   const char* wish = getenv("RFDETR_ISA");
   const std::string name = wish ? wish : "";
   const Kernels* best = nullptr;
-  for (const Kernels* build : builds) {
+  for (const Kernels* build : {&first, &more...}) {
     if (processor_runs(build->name) && (name.empty() || name == build->name)) best = build;
   }
   if (!best) {

@@ -2,13 +2,15 @@
 #pragma once
 
 #include "../attention.h"
+#include "instruction_sets.h"
 
 namespace rfdetr {
 
 constexpr int kMaxSamples = 512;  // of one head and query: levels x points
 
-// Pixels of a level with a border, as the backward pass numbers them (head_samples.h).
-constexpr int64_t cells_of(const Level& level) { return int64_t(level.height + 2) * (level.width + 1) + 1; }
+// Pixels of a level with a border, as the backward pass numbers them (head_samples.h). Static, because differently compiled files
+// call it (see vectors.h).
+static constexpr int64_t cells_of(const Level& level) { return int64_t(level.height + 2) * (level.width + 1) + 1; }
 
 // Ranges can be split between threads in any way without changing a bit of any result.
 struct IsaKernels {
@@ -18,11 +20,7 @@ struct IsaKernels {
   void (*backward_boxes)(const Attention&, const Gradients&, int64_t begin, int64_t end);  // batch * queries; to d offset, d box
 };
 
-#if defined(__x86_64__)
-extern const IsaKernels kernels_sse41, kernels_avx2, kernels_avx512;
-#else
-extern const IsaKernels kernels_plain;
-#endif
+extern const IsaKernels RFDETR_BUILDS;
 
 // The widest instruction set of this processor; RFDETR_ISA=sse4.1|avx2|avx512 in the environment (read once) chooses another.
 const IsaKernels& isa_kernels();

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "instruction_sets.h"
 #include "isa.h"
 
 namespace rfdetr {
@@ -58,12 +57,7 @@ using Cpu = Operators<forward, backward>;
 }  // namespace
 
 const IsaKernels& isa_kernels() {
-#if defined(__x86_64__)
-  static const IsaKernels* const builds[] = {&kernels_sse41, &kernels_avx2, &kernels_avx512};
-#else
-  static const IsaKernels* const builds[] = {&kernels_plain};
-#endif
-  static const IsaKernels& chosen = widest(builds);
+  static const IsaKernels& chosen = widest(RFDETR_BUILDS);
   return chosen;
 }
 

@@ -34,6 +34,7 @@
 //     together
 //
 //   d points and d weights come from dot after each chunk, by columns again; the sums are written once, at the end.
+#include "buffer.h"
 #include "head_gradient.h"
 #include "samples.h"
 

@@ -7,9 +7,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <optional>
+
+#include "buffer.h"
 
 namespace rfdetr {
 namespace packed_linear {
@@ -22,18 +22,9 @@ constexpr int64_t kGrainNumbers = int64_t(1) << 16;  // least amount that one th
 constexpr int64_t kTaskProducts = int64_t(1) << 20;  // least number of multiplications that pay for a thread
 
 const IsaKernels& isa_kernels() {
-#if defined(__x86_64__)
-  static const IsaKernels* const builds[] = {&kernels_sse41, &kernels_avx2, &kernels_avx512};
-#else
-  static const IsaKernels* const builds[] = {&kernels_plain};
-#endif
-  static const IsaKernels& chosen = widest(builds);
+  static const IsaKernels& chosen = widest(RFDETR_BUILDS);
   return chosen;
 }
-
-struct AlignedDelete {
-  void operator()(float* pointer) const { ::operator delete[](pointer, std::align_val_t(64)); }
-};
 
 // Numbers of a packed weight for each input.
 int64_t padded(const IsaKernels& kernels, int64_t outputs) { return parts_of(outputs, kernels.lanes) * kernels.lanes; }
@@ -104,11 +95,11 @@ Tensor packed_linear(const Tensor& x, const Tensor& packed, const Tensor& bias, 
   const int64_t down = std::min(wanted, parts_of(blocks, 4)), across = std::min(panels, parts_of(wanted, down));
   const int64_t step = parts_of(blocks, down) * kernels.rows, stride = parts_of(panels, across);
   torch::stable::parallel_for(0, down * across, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[], AlignedDelete> room(new (std::align_val_t(64)) float[kernels.room_of(inputs, stride)]);
+    const Buffer<float> room(kernels.room_of(inputs, stride));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task / across * step, panel = task % across * stride;
       if (first >= rows || panel >= panels) continue;
-      kernels.run(call, first, std::min(rows, first + step), panel, std::min(panels, panel + stride), room.get());
+      kernels.run(call, first, std::min(rows, first + step), panel, std::min(panels, panel + stride), room.data);
     }
   });
   return output;

@@ -46,13 +46,10 @@ struct IsaKernels {
   int64_t (*room_of)(int64_t inputs, int64_t panels);
 };
 
-#if defined(__x86_64__)
-extern const IsaKernels kernels_sse41, kernels_avx2, kernels_avx512;
-#else
-extern const IsaKernels kernels_plain;
-#endif
+extern const IsaKernels RFDETR_BUILDS;
 
-inline int64_t parts_of(int64_t count, int64_t size) { return (count + size - 1) / size; }  // rounded up
+// count / size, rounded up. Static, because differently compiled files call it (see vectors.h).
+static inline int64_t parts_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace packed_linear
 }  // namespace rfdetr

@@ -246,7 +246,7 @@ void run(const Call& call, int64_t first, int64_t last, int64_t begin, int64_t e
           const bool last_of_panel = k + depth == length;
           const float* next =
               last_of_panel ? call.weight + (panel + 1) * kPanel * inputs + from * kPanel : weight + (k + depth) * width * kLanes;
-          const int64_t ahead = last_of_panel && panel + 1 == end ? 0 : least(depth, inputs - from) * width * kLanes;
+          const int64_t ahead = last_of_panel && panel + 1 == end ? 0 : depth * width * kLanes;
           const int64_t share = parts_of(parts_of(ahead, parts_of(bottom - top, kRows)), kLine) * kLine;
           for (int64_t row = top; row < bottom; row += kRows) {
             const int64_t count = least(kRows, bottom - row);

@@ -65,17 +65,11 @@ struct IsaKernels {
   void (*table)(float mean, float deviation, float* to);
 };
 
-#if defined(__x86_64__)
-extern const IsaKernels kernels_sse41, kernels_avx2, kernels_avx512;
-inline const IsaKernels* const kBuilds[] = {&kernels_sse41, &kernels_avx2, &kernels_avx512};
-#else
-extern const IsaKernels kernels_plain;
-inline const IsaKernels* const kBuilds[] = {&kernels_plain};
-#endif
+extern const IsaKernels RFDETR_BUILDS;
 
 // The widest build that this processor runs, or the build that RFDETR_ISA in the environment (read once) names.
 inline const IsaKernels& isa_kernels() {
-  static const IsaKernels& chosen = widest(kBuilds);
+  static const IsaKernels& chosen = widest(RFDETR_BUILDS);
   return chosen;
 }
 

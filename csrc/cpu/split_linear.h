@@ -27,8 +27,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <memory>
-#include <new>
+
+#include "buffer.h"
 
 // -DRFDETR_NO_AMX compiles, on any machine, the code that ARM and older compilers use.
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11) && !defined(RFDETR_NO_AMX)
@@ -229,36 +229,26 @@ RFDETR_AMX_TARGET void finish(const float* sums, const float* bias, int64_t rows
   }
 }
 
-template <class T>
-struct AlignedDelete {
-  void operator()(T* pointer) const { ::operator delete[](pointer, std::align_val_t(64)); }
-};
-
-template <class T>
-std::unique_ptr<T[], AlignedDelete<T>> aligned(int64_t count) {
-  return std::unique_ptr<T[], AlignedDelete<T>>(new (std::align_val_t(64)) T[count]);
-}
-
 // One task: `rows` rows of x against all outputs, `kInputs` inputs at a time.
 template <int kParts, bool kGelu>
 RFDETR_AMX_TARGET void run_rows(const float* x, int64_t rows, int64_t inputs, const uint16_t* weight, const float* bias,
                                 int64_t outputs, float* out) {
   const int64_t tiles = parts_of(rows, kRows), stripe = kRows * kBlock;  // sums of one tile of rows and 32 outputs
   const bool chunked = inputs > kInputs;
-  const auto packed = aligned<uint16_t>(tiles * std::min(kInputs, inputs) / kBlock * kParts * kTile);
-  const auto sums = aligned<float>((chunked ? blocks(outputs) * tiles : 2) * stripe);
+  const Buffer<uint16_t> packed(tiles * std::min(kInputs, inputs) / kBlock * kParts * kTile);
+  const Buffer<float> sums((chunked ? blocks(outputs) * tiles : 2) * stripe);
   TileConfig config;
   std::fill_n(config.row_bytes, 8, uint16_t(64)), std::fill_n(config.rows, 8, uint8_t(16));
   _tile_loadconfig(&config);
   for (int64_t k = 0; k < inputs; k += kInputs) {
     const int64_t chunk = std::min(kInputs, inputs - k), stride = chunk / kBlock * kParts * kTile;
-    pack_rows<kParts>(x + k, rows, chunk, inputs, packed.get());
+    pack_rows<kParts>(x + k, rows, chunk, inputs, packed.data);
     for (int64_t o = 0; o < blocks(outputs); ++o) {
       const uint16_t* columns = weight + (o * (inputs / kBlock) + k / kBlock) * kParts * 2 * kTile;
       for (int64_t t = 0; t < tiles; t += 2) {
         const auto add = t + 1 < tiles ? multiply<kParts, true> : multiply<kParts, false>;
-        float* sum = sums.get() + (chunked ? o * tiles + t : 0) * stripe;
-        add(packed.get() + t * stride, stride, columns, chunk / kBlock, k == 0, sum);
+        float* sum = sums.data + (chunked ? o * tiles + t : 0) * stripe;
+        add(packed.data + t * stride, stride, columns, chunk / kBlock, k == 0, sum);
         if (k + chunk == inputs) {
           finish<kGelu>(sum, bias + o * kBlock, std::min(2 * kRows, rows - t * kRows), std::min(kBlock, outputs - o * kBlock),
                         out + t * kRows * outputs + o * kBlock, outputs);
