@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samples import assert_same_for_any_threads
+from samples_linear import changed_layers, error, example
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,17 +33,6 @@ SHAPES = [
 ]
 
 
-def example(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, inputs, generator=generator)
-    weight = torch.randn(outputs, inputs, generator=generator)
-    return x, weight / inputs**0.5, torch.randn(outputs, generator=generator)
-
-
-def error(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).square().mean().sqrt())
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sums_are_as_exact_as_float32(shape: tuple[int, int, int]) -> None:
     x, weight, bias = example(*shape)
@@ -51,7 +40,7 @@ def test_sums_are_as_exact_as_float32(shape: tuple[int, int, int]) -> None:
     plain = F.linear(x, weight, bias)
     found = packed_linear(x, packed_linear_pack(weight), bias)
     assert found.shape == plain.shape and found.dtype == torch.float32
-    # chunks of 256 inputs have an error of their own, a quarter of the last bit of 1 aside
+    # chunks of inputs have an error of their own; a quarter of the last bit of 1
     assert error(found, exact) <= 2 * error(plain, exact) + 2.0**-25
 
 
@@ -159,21 +148,8 @@ def test_used_for_float32_inference_only(packed_only: list[int]) -> None:
 
 
 def test_a_changed_weight_is_packed_again(packed_only: list[int]) -> None:
-    layer = Linear(64, 96)
     x = torch.randn(20, 64)
-    for change in ("in place", "load", "data", "copy"):
-        with torch.inference_mode():
-            layer(x)
-        with torch.no_grad():
-            if change == "in place":
-                layer.weight.mul_(2)
-            elif change == "load":
-                layer.load_state_dict(Linear(64, 96).state_dict())
-            elif change == "data":
-                layer.weight.data = torch.randn(96, 64)
-            else:
-                layer = copy.deepcopy(layer)
-                layer.weight.add_(1)
+    for change, layer in changed_layers(x):
         with torch.inference_mode():
             torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), msg=change)
     assert len(packed_only) == 8

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from samples import assert_same_for_any_threads
+from samples_linear import changed_layers, error, example
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,17 +24,6 @@ SHAPES = [
     (17, 544, 33),
     (70, 1536, 384),
 ]
-
-
-def example(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, inputs, generator=generator)
-    weight = torch.randn(outputs, inputs, generator=generator)
-    return x, weight / inputs**0.5, torch.randn(outputs, generator=generator)
-
-
-def error(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).square().mean().sqrt())
 
 
 @needs_amx
@@ -190,21 +178,8 @@ def test_precision_high_takes_two_parts(calls: list[int]) -> None:
 
 @needs_amx
 def test_a_changed_weight_is_packed_again() -> None:
-    layer = Linear(64, 96)
     x = torch.randn(20, 64)
-    for change in ("in place", "load", "data", "copy"):
-        with torch.inference_mode():
-            layer(x)
-        with torch.no_grad():
-            if change == "in place":
-                layer.weight.mul_(2)
-            elif change == "load":
-                layer.load_state_dict(Linear(64, 96).state_dict())
-            elif change == "data":
-                layer.weight.data = torch.randn(96, 64)
-            else:
-                layer = copy.deepcopy(layer)
-                layer.weight.add_(1)
+    for change, layer in changed_layers(x):
         with torch.inference_mode():
             torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), msg=change)
 
