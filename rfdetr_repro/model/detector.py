@@ -252,9 +252,12 @@ class Detector(nn.Module):
             )
 
     @torch.no_grad()
+    @torch.inference_mode(False)  # its weights would never be packed, and could not be trained
+    @torch.no_grad()
     def slice(self, arch: Arch) -> Detector:
         """The stand-alone subnet of ``arch`` in evaluation mode, whose outputs equal ``self(images,
-        arch)``. Raises :class:`InputError` for more layers or queries than the model stores.
+        arch)``; an ordinary module, in ``torch.inference_mode`` too. Raises :class:`InputError` for
+        more layers or queries than the model stores.
         """
         self._check(arch)
         layers = arch.decoder_layers

@@ -82,7 +82,8 @@ class PackedLinear:
     weight, and 1.5 times as much on the matrix unit.
 
     The weight is packed at the first call that can use the packed form, and again whenever it has
-    changed. Copies and pickles start with an empty cache.
+    changed. A weight that was made in ``torch.inference_mode``, whose changes PyTorch does not
+    count, is never packed: the product is PyTorch's. Copies and pickles start with an empty cache.
     """
 
     def __init__(self) -> None:

@@ -38,6 +38,22 @@ def test_slice_equals_supernet(arch: Arch) -> None:
     assert subnet.num_params() < supernet.num_params()
 
 
+def test_a_subnet_is_an_ordinary_module_in_every_mode() -> None:
+    """Tensors that are made in inference mode cannot be trained, and are never packed."""
+    supernet = tiny_detector()
+    arch = Arch(64, 8, 1, 2, 10)  # with a patch kernel that is resampled
+    with torch.inference_mode():
+        subnet = supernet.slice(arch)
+    assert not any(one.is_inference() for one in subnet.state_dict().values())
+    subnet(images_for(arch)).logits.sum().backward()
+    assert subnet.class_embed.weight.grad is not None and supernet.class_embed.weight.grad is None
+    with torch.inference_mode():
+        made_there = tiny_detector()
+        again = made_there.slice(arch)
+    for name, value in again.state_dict().items():
+        assert not value.is_inference() and torch.equal(value, subnet.state_dict()[name]), name
+
+
 @torch.no_grad()
 def test_shared_decoding_equals_each_subnet() -> None:
     supernet = tiny_detector()
