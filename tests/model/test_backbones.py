@@ -5,6 +5,7 @@ tokens.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -296,11 +297,16 @@ def test_angles_are_copied_to_a_device_once() -> None:
 def test_training_goes_on_after_an_evaluation(kind: str) -> None:
     """What a backbone keeps from a call in inference mode serves later calls with gradients."""
     backbone = small_detector(kind).backbone
+    untouched = copy.deepcopy(backbone)  # never evaluated
     images = torch.randn(1, 3, 80, 48)  # a grid that no other test of this process asks for
     with torch.inference_mode():
         evaluated = backbone(images, 16, 1)
-    trained = backbone(images, 16, 1)
-    sum(one.square().sum() for one in trained).backward()
+    trained, expected = (one(images, 16, 1) for one in (backbone, untouched))
+    for maps in (trained, expected):
+        sum(one.square().sum() for one in maps).backward()
+    assert all(torch.equal(a, b) for a, b in zip(trained, expected, strict=True))
+    for ours, same in zip(backbone.parameters(), untouched.parameters(), strict=True):
+        assert (ours.grad is None and same.grad is None) or torch.equal(ours.grad, same.grad)
     for ours, same in zip(evaluated, trained, strict=True):  # inference has products of its own
         torch.testing.assert_close(ours, same, atol=1e-5, rtol=1e-5)
     assert all(p.grad is not None for p in backbone.patch_embed.parameters())
