@@ -47,7 +47,8 @@ def _shape(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
 
 def packed_linear_pack(weight: Tensor) -> Tensor:
     """float32 (O, I) -> float32 (I, O rounded up): the layout :func:`packed_linear` reads, which
-    depends on the processor's vectors; not for storage.
+    depends on the processor's vectors; not for storage. Raises RuntimeError for another type and
+    for an empty weight.
     """
     return OPERATORS.packed_linear_pack.default(weight)
 
@@ -64,9 +65,10 @@ def packed_linear(
     activation(x @ weight.T + bias), float32 (N, O).
 
     ``activation``: one of :data:`ACTIVATIONS`; GELU is the exact one, to 4e-7. ``scale`` (O,) and
-    ``residual`` (N, O) are float32. Sums are float32, over chunks of at most 256 inputs that are
-    added in their order; each row's result is bitwise independent of the other rows and of the
-    number of threads. No gradient. Raises RuntimeError for other types or sizes.
+    ``residual`` (N, O) are float32. Sums are float32, over chunks of inputs (at most 128 with
+    AVX-512, 384 with AVX2) that are added in their order; each row's result is bitwise independent
+    of the other rows and of the number of threads. No gradient. Raises RuntimeError for other types
+    or sizes, ValueError for another activation.
     """
     return OPERATORS.packed_linear.default(
         x, packed, bias, ACTIVATIONS.index(activation), scale, residual
