@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rfdetr_repro.export.artifact import MOST_IMAGES, OPEN_BATCH
 from rfdetr_repro.export.int8.command import Calibrated, add_int8, given
-from rfdetr_repro.export.plugin import ATTENTIONS, DECOMPOSED, PLUGIN
+from rfdetr_repro.export.plugin import ATTENTIONS, DECOMPOSED, PLUGIN, plugin_library
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.export.tensorrt.command import add_batches
 from rfdetr_repro.spec.arguments import (
@@ -167,6 +167,8 @@ def _check(args: argparse.Namespace) -> None:
     _check_plugin(args)
     if args.to.startswith("tensorrt"):
         tensorrt.target(args.to)
+        if args.attention == PLUGIN:
+            plugin_library()
 
 
 def _check_plugin(args: argparse.Namespace) -> None:
@@ -201,10 +203,7 @@ def _written(
     from rfdetr_repro.export.onnx.exporter import export_onnx
     from rfdetr_repro.export.torch import export_torch
 
-    if args.precision == "fp32" and args.attention != PLUGIN:
-        export = export_torch if args.to == "torch" else export_onnx
-        return export(subnet, out, meta=meta, batch=args.batch)
-    if args.attention == PLUGIN:
+    if args.attention == PLUGIN:  # without an audit: ONNX Runtime cannot run the file
         return export_onnx(
             subnet,
             out,
@@ -214,6 +213,9 @@ def _written(
             batch=args.batch,
             attention=PLUGIN,
         )
+    if args.precision == "fp32":
+        export = export_torch if args.to == "torch" else export_onnx
+        return export(subnet, out, meta=meta, batch=args.batch)
     with temporary_folder() as folder:  # the audit runs the float32 graph
         wide = export_onnx(subnet, Path(folder, "fp32.onnx"), meta=meta, batch=args.batch)
         if data is not None:

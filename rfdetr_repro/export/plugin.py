@@ -47,11 +47,16 @@ def check_runtime(artifact: Artifact, backend: str) -> None:
         )
 
 
-def plugin_sha256() -> str:
-    """The SHA-256 of the plugin's library; raises :class:`InputError` where it is not built."""
+def plugin_library() -> Path:
+    """The plugin's library; raises :class:`InputError` where it is not built."""
     if not LIBRARY.is_file():
         raise InputError("the TensorRT plugin is not built", LIBRARY, _BUILD)
-    return sha256_file(LIBRARY)
+    return LIBRARY
+
+
+def plugin_sha256() -> str:
+    """The SHA-256 of :func:`plugin_library`."""
+    return sha256_file(plugin_library())
 
 
 def load_plugin(trt: Any) -> None:
@@ -61,8 +66,7 @@ def load_plugin(trt: Any) -> None:
     registry = trt.get_plugin_registry()
     if registry.get_creator(OPERATOR, VERSION, DOMAIN) is not None:
         return
-    plugin_sha256()
-    registry.load_library(str(LIBRARY))
+    registry.load_library(str(plugin_library()))
     if registry.get_creator(OPERATOR, VERSION, DOMAIN) is None:
         raise InputError(
             f"TensorRT {trt.__version__} does not take the plugin's library",

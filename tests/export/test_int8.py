@@ -15,8 +15,8 @@ import torch
 from onnx import helper, numpy_helper
 from PIL import Image
 from samples_coco import random_document, write_folder
-from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
-from samples_onnx import written
+from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector, tiny_weights
+from samples_onnx import runs, written
 
 from rfdetr_repro import export_command
 from rfdetr_repro.data.coco import CocoSplit, read_split
@@ -29,7 +29,6 @@ from rfdetr_repro.export.int8.kernels import integer_kernels
 from rfdetr_repro.export.int8.products import Product, asked_for, prepared, products_of
 from rfdetr_repro.export.int8.quantizer import Quantizer
 from rfdetr_repro.export.onnx.exporter import export_onnx
-from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import sha256_file
@@ -56,15 +55,6 @@ def train(data: Path) -> CocoSplit:
 
 def numbers(artifact: Artifact) -> list[Product]:
     return products_of(prepared(artifact.path), artifact.path)
-
-
-def runs(model: onnx.ModelProto | Path, value: np.ndarray, optimised: bool = True) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": value})[0]
 
 
 def quantised(path: Path, feed: np.ndarray, names: list[str] | None = None) -> onnx.ModelProto:
@@ -442,11 +432,7 @@ def test_older_manifests_are_read(artifact: Artifact, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "m.safetensors"
-    detector = tiny_detector()
-    card = ModelCard(detector.config, ARCH, meta().class_names, meta().category_ids)
-    save_detector(path, detector.state_dict(), card)
-    return path
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "m.safetensors")
 
 
 def exported(weights: Path, out: Path, *arguments: str) -> int:

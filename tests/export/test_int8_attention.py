@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from samples_export import images, tiny_artifact
-from samples_onnx import written
+from samples_onnx import runs, written
 
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.int8.attention import attention_products
@@ -69,16 +69,6 @@ def attention(path: Path, factored: bool = True, axis: int = -1) -> Path:
     )
     onnx.save(model, path)
     return path
-
-
-def runs(model: onnx.ModelProto, value: np.ndarray, optimised: bool = True) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {"x": value})[0]
 
 
 def inputs(seed: int = 1) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
+from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector, tiny_weights
 from samples_tensorrt import A10, FakeDevice, FakeTrt
 
 from rfdetr_repro import export_command, ops
@@ -26,7 +26,6 @@ from rfdetr_repro.export.artifact import Artifact, load_artifact, write_artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.tensorrt import engine as module
 from rfdetr_repro.export.tensorrt.engine import build_engine
-from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.tensorrt import TrtSession
@@ -186,11 +185,7 @@ def test_a_plugin_that_is_missing_or_not_taken(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "m.safetensors"
-    detector = tiny_detector()
-    card = ModelCard(detector.config, ARCH, meta().class_names, meta().category_ids)
-    save_detector(path, detector.state_dict(), card)
-    return path
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "m.safetensors")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -200,6 +195,21 @@ def test_the_command_exports_it(weights: Path, tmp_path: Path, precision: str) -
     assert run_main(export_command.main, [*argv, "--precision", precision]) == 0
     made = load_artifact(out)
     assert len(nodes_of(made)) == ARCH.decoder_layers and made.manifest.precision == precision
+
+
+def test_the_command_asks_for_the_library_before_it_writes(
+    trt: FakeTrt,
+    library: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    library.unlink()
+    argv = ["--model", str(weights), "--out", str(tmp_path / "m.engine"), "--attention", "plugin"]
+    assert run_main(export_command.main, argv) == 2
+    error = capsys.readouterr().err
+    assert "plugin is not built" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

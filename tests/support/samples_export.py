@@ -12,6 +12,7 @@ import torch
 
 from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
 from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.runtime.session import Detections, Session
@@ -53,6 +54,14 @@ def tiny_detector(seed: int = 0, **changes: object) -> Detector:
         for parameter in detector.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return detector
+
+
+def tiny_weights(path: Path) -> Path:
+    """A tiny detector as a file of weights."""
+    detector = tiny_detector()
+    card = ModelCard(detector.config, ARCH, NAMES, CATEGORY_IDS)
+    save_detector(path, detector.state_dict(), card)
+    return path
 
 
 def meta(weights: str = "trained") -> ArtifactMeta:

@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 WIDTH = 64
+
+
+def runs(model: onnx.ModelProto | Path, value: np.ndarray, optimised: bool = True) -> np.ndarray:
+    """The first output of ``model`` for the input x on ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": value})[0]
 
 
 def written(
