@@ -22,6 +22,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from .projections import drop_unread_constants
+
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 _BETWEEN = ("Mul", "Div", "Add")  # scale and mask, between the product and its Softmax
@@ -206,6 +208,4 @@ class _Rounding:
         stale = [one for one in self.graph.value_info if one.name in self.changed]
         for one in stale:
             self.graph.value_info.remove(one)
-        read = {name for node in nodes for name in node.input} | self.outputs
-        for constant in [one for one in self.graph.initializer if one.name not in read]:
-            self.graph.initializer.remove(constant)
+        drop_unread_constants(self.graph)

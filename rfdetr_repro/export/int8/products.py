@@ -22,7 +22,7 @@ from rfdetr_repro.export.trial import run_once
 from rfdetr_repro.spec.errors import InputError
 
 from .attention import attention_products
-from .projections import original_name, split_projections
+from .projections import drop_unread_constants, original_name, split_projections
 
 MATRIX_PRODUCTS = ("MatMul", "Gemm")
 CONVOLUTIONS = ("Conv",)
@@ -118,10 +118,7 @@ def _widen_biases(graph: onnx.GraphProto) -> None:
                 constants[wide.name] = wide
                 graph.initializer.append(wide)
             node.input[place] = wide.name
-    read = {name for node in graph.node for name in node.input}
-    read |= {value.name for value in graph.output}
-    for constant in [one for one in graph.initializer if one.name not in read]:
-        graph.initializer.remove(constant)
+    drop_unread_constants(graph)
 
 
 def products_of(model: onnx.ModelProto, where: str | Path, batch: int = 1) -> list[Product]:

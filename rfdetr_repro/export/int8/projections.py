@@ -24,6 +24,14 @@ def original_name(name: str) -> str:
     return name.split(_PART)[0]
 
 
+def drop_unread_constants(graph: onnx.GraphProto) -> None:
+    """Removes the initializers that no node of ``graph`` reads and that are no output."""
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    for constant in [one for one in graph.initializer if one.name not in read]:
+        graph.initializer.remove(constant)
+
+
 class _Part(NamedTuple):
     """A Gather, the Mul by ``factor`` after it, if there is one, and the name of the result."""
 
@@ -48,7 +56,7 @@ def split_projections(graph: onnx.GraphProto) -> None:
     have names. The number of operations stays the same, and the values but for rounding errors.
     """
     constants = {constant.name: constant for constant in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in graph.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
@@ -68,9 +76,7 @@ def split_projections(graph: onnx.GraphProto) -> None:
     kept = [node for node in nodes if node.name not in gone]
     del graph.node[:]
     graph.node.extend(kept)
-    read = {name for node in kept for name in node.input} | outputs
-    for constant in [one for one in graph.initializer if one.name not in read]:
-        graph.initializer.remove(constant)
+    drop_unread_constants(graph)
 
 
 def _projection(
