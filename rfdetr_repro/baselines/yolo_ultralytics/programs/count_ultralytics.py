@@ -18,7 +18,7 @@ except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(64)
 import torch
-from model_ultralytics import build
+from model_ultralytics import build, deployed, params_of
 from torch.utils.flop_counter import FlopCounterMode
 
 try:
@@ -30,8 +30,8 @@ rows = []
 for form in ("evaluated", "deployed"):
     model = build(name).model.eval()
     if form == "deployed":
-        model = model.fuse(verbose=False)
-    params = sum(parameter.numel() for parameter in model.parameters())
+        model = deployed(model)
+    params = params_of(model)
     rows.append(("ultralytics", form, params, 1e9 * get_flops(model, 640)))
     model.requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -18,10 +18,10 @@ except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(64)
 import torch
-from model_ultralytics import build, deployed_params
+from model_ultralytics import build, deployed, params_of
 
 model = build(name, None if weights == name else weights)
-params = deployed_params(model.model)
+params = params_of(deployed(model.model))
 written = model.export(
     format="onnx",
     imgsz=640,

@@ -33,18 +33,24 @@ def build(name: str, weights: str | None = None) -> Any:
     return loaded
 
 
-def deployed_params(model: Any) -> int:
-    """Parameters that the exported file holds: normalisation folded, branches for training and for
-    prompts dropped.
+def deployed(model: Any) -> Any:
+    """A copy of the model as the exported file holds it: normalisation folded, classes inside, and
+    the branches for training and for prompts dropped.
     """
     fused = copy.deepcopy(model).eval()
     if hasattr(fused, "fuse"):
         fused = fused.fuse(verbose=False)
-    parts = [fused]
-    visual_prompts = getattr(fused.model[-1], "savpe", None)  # of YOLOE, which no file holds
-    parts += [visual_prompts] if visual_prompts is not None else []
-    used, *unused = (sum(value.numel() for value in part.parameters()) for part in parts)
-    return used - sum(unused)
+    head = fused.model[-1]
+    if hasattr(head, "savpe"):  # the visual prompts of YOLOE
+        if not head.is_fused:
+            head.fuse(fused.pe)
+        head.savpe = torch.nn.Identity()
+    return fused
+
+
+def params_of(model: Any) -> int:
+    """Number of parameters of the model as it is."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _loaded(weights: str, named: Any, name: str) -> Any:
@@ -58,8 +64,7 @@ def _loaded(weights: str, named: Any, name: str) -> Any:
 
 
 def _told(model: Any) -> str:
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return f"{count:,} parameters and the head {type(model.model[-1]).__name__}"
+    return f"{params_of(model):,} parameters and the head {type(model.model[-1]).__name__}"
 
 
 def _shape(model: Any) -> tuple[Any, ...]:
