@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DEADLINE_S = 480.0
+DEADLINE_S = 550.0
 GPU_TESTS = [
     "tests/runtime/test_cuda_device.py",
     "tests/runtime/test_torch_session.py",
@@ -51,6 +51,7 @@ GPU_TESTS = [
     "tests/bench/test_gpu_load.py",
     "tests/bench/test_gpu_watch.py",
     "tests/runtime/test_torch_precision.py",
+    "tests/data/test_device_input.py",
 ]
 SANITIZED = ("memcheck", "racecheck", "synccheck")
 KILLED_AFTER_S = 5.0  # between the request to end and the end
@@ -104,9 +105,10 @@ def plan(dry: bool, work: Path) -> list[Part]:
         measuring("latency", 105, dry, work),
         measuring("operators", 50, dry, work),
         measuring("paths", 15, dry, work),
-        measuring("training", 50, dry, work),
+        measuring("training", 60, dry, work),
         measuring("supernet", 90, dry, work),
         measuring("search_passes", 35, dry, work),
+        measuring("compiled", 90, dry, work),
     ]
     if not dry:
         parts.insert(0, Part("build", tuple(build), 120, needed=True))
@@ -173,7 +175,7 @@ class Run:
 
 MEASURED = (
     *("environment", "ceilings", "latency", "operators", "paths", "training", "supernet"),
-    "search_passes",
+    *("search_passes", "compiled"),
 )
 
 

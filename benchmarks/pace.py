@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,7 @@ class Pace:
 
     source: str
     precision: str  # as asked
-    words: str  # as the device computes it
+    words: str  # as the device computes it, and the options of the recipe
     threads: int | None  # of the loader; None: no loader, or one per core
     batch: int
     steps: int
@@ -112,12 +112,15 @@ def trainer_for(
     batch: int = 16,
     precision: str = "auto",
     threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Trainer:
-    """A trainer of a fixed size with random weights and without masks, which has not begun."""
+    """A trainer of a fixed size with random weights and without masks, which has not begun.
+    ``settings``: other fields of its recipe.
+    """
     row = preset(size)
     row = replace(row, model=replace(row.model, masks=False))
     # as many steps as nobody takes here
-    config = TrainConfig(steps=10**6, batch_size=batch, precision=precision)
+    config = TrainConfig(steps=10**6, batch_size=batch, precision=precision, **dict(settings or {}))
     return Trainer(Recipe(row, config), split, folder, device=device, loader_threads=threads)
 
 
@@ -163,7 +166,7 @@ def measure(trainer: Trainer, source: str, steps: int = 20, warm: int = WARM) ->
     return Pace(
         source,
         config.precision,
-        trainer.precision.words,
+        trainer.words,
         None if source == MADE_UP else trainer.loader_threads,
         config.batch_size,
         steps,

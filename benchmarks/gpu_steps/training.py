@@ -4,21 +4,30 @@ for the GPU (:mod:`benchmarks.pace`).
 
 One batch that stays on the device shows what the GPU can do, JPEG files through the loader what a
 run gets. "auto, exact products" is what training computed before TF32 became its default on GPUs.
+Options of the recipe are measured beside the same training without them: ``channels_last=true``,
+and ``resize_on=device``, whose resize is also timed alone and compared with the loader's pixels.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import pace
 from benchmarks.gpu_steps.step import Step
 from rfdetr_repro.bench.machine import usable_cores
 from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.device_input import filters_of, joined_pixels
+from rfdetr_repro.data.network_input import View, network_input
+from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.records.record import Latency, ModelId
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 
 BATCH = 16
@@ -41,30 +50,39 @@ def tell(step: Step, name: str, found: Any, batch: int) -> None:
 
 
 def measured(
-    step: Step, split: CocoSplit, name: str, precision: str, source: str, threads: int | None
+    step: Step,
+    split: CocoSplit,
+    name: str,
+    precision: str,
+    source: str,
+    threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """One measurement with a trainer of its own; a failure is printed and the next one runs."""
+    """One measurement with a trainer of its own; a failure is printed and the next one runs.
+    ``settings``: other fields of the recipe.
+    """
     if step.left_s < 4:
         step.say(f"{name}: left out, the step's time is over")
         return
     batch = 2 if step.toy else BATCH
     with tempfile.TemporaryDirectory() as folder:
         size = "pico" if step.toy else "nano"
-        trainer = pace.trainer_for(
-            split,
-            Path(folder) / "run",
-            step.device,
-            size=size,
-            batch=batch,
-            precision=precision.split(",")[0],
-            threads=threads,
-        )
-        if "exact" in precision:
-            trainer.precision = trainer.precision._replace(tf32=False)
         try:
+            trainer = pace.trainer_for(
+                split,
+                Path(folder) / "run",
+                step.device,
+                size=size,
+                batch=batch,
+                precision=precision.split(",")[0],
+                threads=threads,
+                settings=settings,
+            )
+            if "exact" in precision:
+                trainer.precision = trainer.precision._replace(tf32=False)
             steps, warm = (2, 1) if step.toy else (20, 5)
             found = pace.measure(trainer, source, steps=steps, warm=warm)
-        except RuntimeError as error:
+        except (RuntimeError, InputError) as error:
             step.say(f"{name}: failed: {str(error).splitlines()[0][:160]}")
             return
     tell(step, name, found, batch)
@@ -73,8 +91,36 @@ def measured(
         torch.cuda.empty_cache()
 
 
+def resizing(step: Step) -> None:
+    """The time of the resize of a batch on the device, copies included, and how many numbers of its
+    images are not the loader's: none should be.
+    """
+    count, side, rounds = (2, 64, 2) if step.toy else (BATCH, 384, 20)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(count)]
+    views = [View((17 * i, 9 * i, 640 - i, 480), i % 2 == 1) for i in range(count)]
+    pixels = joined_pixels(pictures, pinned=step.on_gpu)
+    batch = Batch(pixels, [], filters_of(pictures, views, (side, side)))
+    made = batch.to(step.device).images.cpu().numpy()
+    expected = network_input(pictures, (side, side), normalised=True, views=views)
+    wrong = int((made != expected).sum())
+    start = time.perf_counter()
+    for _ in range(rounds):
+        batch.to(step.device)
+    if step.on_gpu:
+        torch.cuda.synchronize()
+    ms = 1e3 * (time.perf_counter() - start) / rounds
+    name = f"resize of {count} pictures of 640 x 480 to {side} x {side} px on the device"
+    step.record(
+        ModelId("training", name, weights="random"),
+        Latency(ms, num_samples=rounds, images_per_s=1e3 * count / ms),
+        Protocol("sustained", "host", 0.0, min_samples=rounds, max_samples=rounds, batch=count),
+    )
+    step.say(f"{name}: {ms:.2f} ms, {wrong} of {made.size} numbers are not the loader's")
+
+
 def main() -> None:
-    """Precisions on a batch in memory, then the loader's workers."""
+    """Precisions on a batch in memory, then the loader's workers, with options beside them."""
     step = Step.of("training", __doc__)
     torch.set_num_threads(1 if step.toy else 4)
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,10 +129,16 @@ def main() -> None:
         precisions = ["auto", "float32", "bf16", "tf32", "auto, exact products"]
         for precision in precisions[:2] if step.toy else precisions:
             name = f"{precision}, one batch on the device"
-            measured(step, split, name, precision, pace.MADE_UP, None)
-        for threads in sorted({2, usable_cores()}):
+            measured(step, split, name, precision, pace.MADE_UP)
+        name = "auto, channels last, one batch on the device"
+        measured(step, split, name, "auto", pace.MADE_UP, settings={"channels_last": True})
+        resizing(step)
+        for threads in sorted({2, usable_cores()}, reverse=True):
             name = f"auto, from files, {threads} loader workers"
             measured(step, split, name, "auto", pace.JPEG, threads)
+            name += ", resized on the device"
+            resized = {"resize_on": "device"}
+            measured(step, split, name, "auto", pace.JPEG, threads, resized)
 
 
 if __name__ == "__main__":

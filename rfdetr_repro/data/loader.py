@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 from rfdetr_repro.spec.train_config import TrainConfig
 
-from .coco import CocoSplit
+from .coco import CocoSplit, Sample
+from .device_input import filters_of, joined_pixels
 from .hooks import NO_HOOKS, Hooks
-from .transforms import Batch, Target, drawn_view, empty_images, write_sample
+from .network_input import View
+from .transforms import Batch, Target, drawn_view, empty_images, target_of, write_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 STEPS_AHEAD = 2  # batches or steps that are made before they are asked for, at least
 PICTURES_EACH = 2  # pictures that wait for each thread, at least
 MOST_THREADS = 32  # by default
+MOST_WHOLE = 1 << 30  # bytes of the pictures of a micro-batch that a device resizes
 _AUGMENT = 1  # separates the random numbers of the augmentation from the order of images
 
 Item = TypeVar("Item", covariant=True)
@@ -130,7 +133,8 @@ def training_source(
     part: Callable[[int], slice] = slice,
 ) -> TrainingSource:
     """The source of the batches of :func:`training_batches`. Raises :class:`InputError` for
-    settings out of range, and for masks that the split does not have.
+    settings out of range, for masks that the split does not have, and for pictures too large to be
+    resized by the device.
     """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
@@ -141,7 +145,16 @@ def training_source(
             "train without masks",
         )
     places = range(config.batch_size)[part(config.batch_size)]
-    return TrainingSource(split, config, masks, places, hooks)
+    source = TrainingSource(split, config, masks, places, hooks)
+    if source.whole and source.most_whole_bytes > MOST_WHOLE:
+        largest = max(split.images, key=lambda info: info.width * info.height)
+        raise InputError(
+            f"resize_on=device keeps whole pictures, and {len(places)} pictures of "
+            f"{largest.width} x {largest.height} px are more than {MOST_WHOLE >> 20} MiB",
+            largest.path,
+            "leave resize_on out, or lower batch_size and raise accumulate",
+        )
+    return source
 
 
 @dataclass(frozen=True)
@@ -154,10 +167,24 @@ class TrainingSource:
     places: range  # of the samples that are made, in the whole micro-batch
     hooks: Hooks
 
+    @property
+    def whole(self) -> bool:
+        """Whether batches hold whole pictures, which the device resizes."""
+        return self.config.resize_on == "device"
+
+    @property
+    def most_whole_bytes(self) -> int:
+        """Bytes of the largest micro-batch of whole pictures."""
+        most = max((info.width * info.height for info in self.split.images), default=0)
+        return 3 * most * len(self.places)
+
     def make_micro(self, step: int, micro: int, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
         """A micro-batch at each size, made by this thread."""
         chosen = Future[np.ndarray]()
         chosen.set_result(chosen_indices(len(self.split), self.config, step, micro, self.hooks))
+        if self.whole:
+            keys = [(step, micro, place) for place in self.places]
+            return whole_batches([self._whole(key, chosen, sizes, False) for key in keys], sizes)
         images = [empty_images(len(self.places), size) for size in sizes]
         targets = [
             self._make((step, micro, place), chosen, [one[row].numpy() for one in images], False)
@@ -186,7 +213,9 @@ class TrainingSource:
         sizes: Sequence[tuple[int, int]],
         making: Making,
         pool: Executor,
-    ) -> _Micro:
+    ) -> _Making[list[Batch]]:
+        if self.whole:
+            return self._begin_whole(step, micro, sizes, making, pool)
         canvases = {size: empty_images(len(self.places), size, making.pinned) for size in sizes}
         chosen = pool.submit(chosen_indices, len(self.split), self.config, step, micro, self.hooks)
         targets = [
@@ -209,6 +238,45 @@ class TrainingSource:
         pinned: bool,
     ) -> list[Target]:
         """Writes one picture to its place in the batch of each size; returns its targets."""
+        sample, view = self._seen(key, chosen)
+        targets = [write_sample(sample, row, view) for row in rows]
+        return [_with_pinned_masks(target) for target in targets] if pinned else targets
+
+    def _begin_whole(
+        self,
+        step: int,
+        micro: int,
+        sizes: Sequence[tuple[int, int]],
+        making: Making,
+        pool: Executor,
+    ) -> _WholeMicro:
+        once = list(dict.fromkeys(sizes))
+        chosen = pool.submit(chosen_indices, len(self.split), self.config, step, micro, self.hooks)
+        pictures = [
+            pool.submit(self._whole, (step, micro, place), chosen, once, making.pinned)
+            for place in self.places
+        ]
+        # behind its pictures in the threads' queue, so that it waits for work that is begun
+        joined = pool.submit(
+            lambda: whole_batches([one.result() for one in pictures], once, making.pinned)
+        )
+        return _WholeMicro(sizes, joined)
+
+    def _whole(
+        self,
+        key: tuple[int, int, int],
+        chosen: Future[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        pinned: bool,
+    ) -> _Whole:
+        """A picture as it was decoded and augmented, with its targets at each size."""
+        sample, view = self._seen(key, chosen)
+        targets = [target_of(sample, size, view) for size in sizes]
+        targets = [_with_pinned_masks(target) for target in targets] if pinned else targets
+        return _Whole(sample.image, view, targets)
+
+    def _seen(self, key: tuple[int, int, int], chosen: Future[np.ndarray]) -> tuple[Sample, View]:
+        """A sample, decoded and augmented by the user's code, and the part of it that is used."""
         step, micro, place = key
         config = self.config
         later = self.hooks.augment is None  # an augmentation changes masks as arrays
@@ -225,14 +293,49 @@ class TrainingSource:
             config.flip_probability,
             config.crop_probability,
         )
-        targets = [write_sample(sample, row, view) for row in rows]
-        return [_with_pinned_masks(target) for target in targets] if pinned else targets
+        return sample, view
 
 
 def _with_pinned_masks(target: Target) -> Target:
     if target.masks is None:
         return target
     return replace(target, masks=target.masks.pin_memory())
+
+
+class _Whole(NamedTuple):
+    """A picture that the device will resize."""
+
+    image: np.ndarray  # uint8 (H, W, 3)
+    view: View
+    targets: list[Target]  # at each size
+
+
+def whole_batches(
+    pictures: Sequence[_Whole], sizes: Sequence[tuple[int, int]], pinned: bool = False
+) -> list[Batch]:
+    """The batch of whole pictures at each size; they share the pixels."""
+    images = [one.image for one in pictures]
+    pixels = joined_pixels(images, pinned)
+    views = [one.view for one in pictures]
+    batches = []
+    for index, size in enumerate(sizes):
+        filters = filters_of(images, views, size)
+        filters = filters.pin_memory() if pinned else filters
+        batches.append(Batch(pixels, [one.targets[index] for one in pictures], filters))
+    return batches
+
+
+@dataclass(frozen=True)
+class _WholeMicro:
+    """A micro-batch of whole pictures in the making."""
+
+    sizes: Sequence[tuple[int, int]]
+    joined: Future[list[Batch]]  # at each size once
+
+    def result(self) -> list[Batch]:
+        """The batch of each pass, when its pictures are decoded."""
+        batches = dict(zip(dict.fromkeys(self.sizes), self.joined.result(), strict=True))
+        return [batches[size] for size in self.sizes]
 
 
 @dataclass(frozen=True)
@@ -257,7 +360,7 @@ class _Micro:
 class _Step:
     """The micro-batches of an optimizer step in the making."""
 
-    micros: list[_Micro]
+    micros: list[_Making[list[Batch]]]
 
     def result(self) -> list[Batch]:
         """The batch of each pass of the step."""

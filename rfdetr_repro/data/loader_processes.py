@@ -70,7 +70,9 @@ def fitting_processes(asked: int, batch_bytes: int, free: int | None = None) -> 
 
 
 def batch_bytes(source: TrainingSource, sizes: Sizes) -> int:
-    """Bytes of the images of a micro-batch at all sizes."""
+    """Bytes of the images of a micro-batch at all sizes, or of its whole pictures."""
+    if source.whole:
+        return source.most_whole_bytes
     return (
         len(source.places) * _PIXEL * sum(height * width for height, width in dict.fromkeys(sizes))
     )

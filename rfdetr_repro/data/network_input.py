@@ -4,7 +4,8 @@ Training, evaluation, prediction, the search and artifacts all call :func:`netwo
 arguments cover the conventions that differ between models (normalisation, and the resize rules of
 :mod:`rfdetr_repro.spec.resize_rules`) and between training and evaluation (flip and crop). The work
 is compiled (csrc/cpu/pictures.h), for NumPy arrays without torch; the PyTorch operator
-:func:`rfdetr_repro.ops.network_input` shares the code.
+:func:`rfdetr_repro.ops.network_input` shares the code, and :mod:`.device_input` computes the same
+pixels on the device that trains, where a recipe asks for it.
 """
 
 from __future__ import annotations

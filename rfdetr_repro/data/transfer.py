@@ -46,7 +46,7 @@ class CudaCopies:
             for batch in batches:
                 if id(batch) in moved:
                     continue
-                free -= batch.images.nbytes
+                free -= batch.nbytes
                 moved[id(batch)] = batch.to(self.device) if free >= 0 else batch
         return [moved[id(batch)] for batch in batches], self._stream.record_event()
 

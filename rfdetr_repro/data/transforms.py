@@ -19,6 +19,7 @@ from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 from .coco import MasksLater, Sample
 from .coco_document import ImageKey
+from .device_input import Filters
 from .network_input import View, write_input
 
 if TYPE_CHECKING:
@@ -43,17 +44,23 @@ class Target:
 class Batch:
     """A batch of images with their targets."""
 
-    images: Tensor  # float32 (B, 3, H, W), normalised
+    images: Tensor  # float32 (B, 3, H, W), normalised; with filters: uint8 (n, 3), whole pictures
     targets: list[Target]
+    filters: Filters | None = None  # how a device makes the images; None: they are made
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``; the batch itself if it is there already."""
+        """The same batch on ``device``, where its images are made if they are not yet; the batch
+        itself if it is there already.
+        """
         here = self.images.device
-        if here.type == device.type and device.index in (None, here.index):
+        there = here.type == device.type and device.index in (None, here.index)
+        if there and self.filters is None:
             return self
         import torch
 
         images = sent(self.images, device)
+        if self.filters is not None:
+            images = self.filters.images(images, sent(self.filters.numbers, device))
         if not self.targets:
             return Batch(images, [])
         counts = [len(target.labels) for target in self.targets]
@@ -88,11 +95,18 @@ class Batch:
             torch.cat(masks) if masks else None,
             [len(target.labels) for target in targets],
             [target.image_id for target in targets],
+            self.filters,
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images on a device, with the whole pictures that they are made of there."""
+        made = 0 if self.filters is None else self.filters.nbytes
+        return self.images.nbytes + made
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the batch."""
-        found = [self.images]
+        found = [self.images] if self.filters is None else [self.images, self.filters.numbers]
         for target in self.targets:
             found += [target.boxes_cxcywh, target.labels]
             if target.masks is not None:
@@ -104,17 +118,19 @@ class Batch:
 class PackedBatch:
     """A batch whose targets follow each other in one array of each kind."""
 
-    images: Tensor  # float32 (B, 3, H, W), normalised
+    images: Tensor  # as in a batch
     boxes_cxcywh: np.ndarray  # float32 (n, 4)
     labels: np.ndarray  # int64 (n,)
     masks: Tensor | None  # bool (n, H, W)
     counts: list[int]  # of the targets of each image
     image_ids: list[ImageKey]
+    filters: Filters | None
 
     def pin_memory(self) -> PackedBatch:
         """The same in memory that a GPU copies from by itself; PyTorch's loader calls this."""
         masks = None if self.masks is None else self.masks.pin_memory()
-        return replace(self, images=self.images.pin_memory(), masks=masks)
+        filters = None if self.filters is None else self.filters.pin_memory()
+        return replace(self, images=self.images.pin_memory(), masks=masks, filters=filters)
 
     def unpacked(self) -> Batch:
         """The batch; its targets are parts of these arrays."""
@@ -124,7 +140,7 @@ class PackedBatch:
         labels = torch.from_numpy(self.labels).split(self.counts)
         masks = [None] * len(self.counts) if self.masks is None else self.masks.split(self.counts)
         parts = zip(boxes, labels, masks, self.image_ids, strict=True)
-        return Batch(self.images, [Target(*part) for part in parts])
+        return Batch(self.images, [Target(*part) for part in parts], self.filters)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -180,15 +196,19 @@ def write_sample(
     """Writes the pixels of a sample, normalised, to ``to``, float32 (3, h, w), and returns its
     target. ``view``: the part of the picture that is used; None: all of it.
     """
+    write_input(sample.image, to, resize, normalised=True, view=view)
+    return target_of(sample, (to.shape[1], to.shape[2]), view)
+
+
+def target_of(sample: Sample, size_hw: tuple[int, int], view: View | None) -> Target:
+    """The target of a sample whose part ``view`` (None: all of it) becomes ``size_hw`` px."""
     import torch
 
     height, width = sample.image.shape[:2]
     used = view or View((0, 0, width, height), False)
-    write_input(sample.image, to, resize, normalised=True, view=view)
     boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, used)
     masks = None
     if sample.masks is not None:
-        size_hw = to.shape[1], to.shape[2]
         masks = torch.from_numpy(_transform_masks(sample.masks, kept, size_hw, used))
     return Target(
         torch.from_numpy(boxes_cxcywh[kept]),

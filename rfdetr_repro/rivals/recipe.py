@@ -57,6 +57,8 @@ _WITHOUT = {
     "bfloat16": False,
     "precision": "auto",
     "compile": False,
+    "cuda_graph": False,
+    "channels_last": False,
     "class_weight": 1.0,
     "l1_weight": 1.0,
     "giou_weight": 1.0,

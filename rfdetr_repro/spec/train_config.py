@@ -58,6 +58,9 @@ _LATER = (
     "precision",
     "compile",
     "draw_heads",
+    "resize_on",
+    "channels_last",
+    "cuda_graph",
 )
 
 # What a training step computes in; losses, matching and boxes are float32 in all of them.
@@ -66,6 +69,9 @@ _LATER = (
 # float32: all of it, with exact products; tf32: all of it float32, with TF32 products
 # bf16: bfloat16 in backbone, projector and decoder
 PRECISIONS = ("auto", "float32", "tf32", "bf16")
+# Where training pictures are cropped, resized, mirrored and normalised; the pixels are equal.
+# loader: by the threads or processes that decode them; device: by the device that trains
+RESIZES = ("loader", "device")
 WARMUP_PART = 10  # of the steps of a short training
 AVERAGED_PARTS = 8  # its averaged weights are those of about an eighth of the steps
 
@@ -135,6 +141,11 @@ class TrainConfig:
     # for one fixed architecture: backbone, projector and decoder compiled by torch.compile, which
     # takes minutes at the start of each session
     compile: bool = False
+    resize_on: str = "loader"  # one of RESIZES
+    # images in the order height, width, channels in memory, which convolutions keep
+    channels_last: bool = False
+    # with compile, on a GPU: what is compiled runs as CUDA graphs
+    cuda_graph: bool = False
     # a step of a supernet also draws decoder layers (one at least) and queries of the space, as in
     # version 1 of the paper; False: every step trains all of them, as in version 2
     draw_heads: bool = False
@@ -144,6 +155,8 @@ class TrainConfig:
         check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
         choose(self.precision, PRECISIONS, "precision")
+        choose(self.resize_on, RESIZES, "place to resize on")
+        self._check_cuda_graph()
         if self.precision != "auto" and (self.float16 or not self.bfloat16):
             given = "float16=true" if self.float16 else "bfloat16=false"
             raise InputError(
@@ -154,6 +167,27 @@ class TrainConfig:
             raise InputError(
                 f"patience {self.patience} without evaluations", hint="set evaluate_every"
             )
+
+    def _check_cuda_graph(self) -> None:
+        if self.cuda_graph and not self.compile:
+            raise InputError("cuda_graph=true needs compile=true", hint="set compile=true, too")
+        if self.cuda_graph and self.accumulate > 1:
+            raise InputError(
+                "cuda_graph=true and accumulate > 1 exclude each other: a graph writes its "
+                "gradients over those of the micro-batch before",
+                hint="leave one of them out",
+            )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of the steps beside their precision, in the words of files and Records."""
+        chosen = {
+            "pictures resized on the device": self.resize_on == "device",
+            "channels last": self.channels_last,
+            "compiled": self.compile,
+            "CUDA graphs": self.cuda_graph,
+        }
+        return tuple(words for words, on in chosen.items() if on)
 
     def settings(self) -> dict[str, Any]:
         """Field -> value. Fields that were added later appear only where they differ from their

@@ -90,6 +90,8 @@ class Loop:
     def __post_init__(self) -> None:
         config = self.recipe.check().train
         self.precision = precision(self.device, config)
+        # what the steps compute in, and how, in the words of files and Records
+        self.words = ", ".join([self.precision.words, *config.options])
         self.state = self.new_state().with_hooks(self.hooks)
         self.ranks = Ranks.current()
         self._interrupts = Interrupts()
@@ -338,8 +340,8 @@ class Loop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(self.state.step, config)
         self.state.detector.train()
-        if self.state.precisions[-1:] != [self.precision.words]:
-            self.state.precisions.append(self.precision.words)
+        if self.state.precisions[-1:] != [self.words]:
+            self.state.precisions.append(self.words)
         updating = False
         parts: Mapping[str, float] = {}
         self._passes = []

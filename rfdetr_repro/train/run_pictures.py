@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,7 @@ def first_batches(recipe: Recipe, split: CocoSplit, hooks: Hooks) -> Iterator[tu
     few = min(recipe.train.batch_size, PICTURES)
     batches = training_batches(
         split,
-        recipe.train,
+        replace(recipe.train, resize_on="loader"),
         lambda step: [recipe.archs_of_step(step)[0].input_hw],
         start_step=0,
         stop_step=count,

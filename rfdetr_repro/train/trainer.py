@@ -43,10 +43,13 @@ class Trainer(Loop):
         self._features = detector.features
         self._outputs = detector.training_outputs
         if self.recipe.train.compile:
+            _check_cuda_graph(self.recipe.train.cuda_graph, self.device)
             _check_compiler(self.compiler, self.device)
-            self._features = torch.compile(detector.features, backend=self.compiler, dynamic=False)
-            self._outputs = torch.compile(
-                detector.training_outputs, backend=self.compiler, dynamic=False
+            # PyTorch's name for compiled code that runs as CUDA graphs
+            mode = "reduce-overhead" if self.recipe.train.cuda_graph else None
+            self._features, self._outputs = (
+                torch.compile(part, backend=self.compiler, dynamic=False, mode=mode)
+                for part in (detector.features, detector.training_outputs)
             )
 
     def new_state(self) -> TrainingState[Detector]:
@@ -64,8 +67,13 @@ class Trainer(Loop):
         """
         detector = self.state.detector
         config = self.recipe.train
+        images = batch.images
+        if config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if config.cuda_graph:  # the tensors of the pass before may be written over
+            torch.compiler.cudagraph_mark_step_begin()
         with self._autocast(self.precision.dtype):
-            maps = self._features(batch.images, arch.patch, arch.windows)
+            maps = self._features(images, arch.patch, arch.windows)
         maps = [one.float() for one in maps]
         hw = (batch.images.shape[-2], batch.images.shape[-1])
         with self._autocast(self.precision.decoder):
@@ -101,6 +109,14 @@ class Trainer(Loop):
         if self.ranks.rank == 0:
             write_model(self.folder, self.state, card(self.state, self.recipe, self.split))
         return self.folder / MODEL
+
+
+def _check_cuda_graph(asked: bool, device: torch.device) -> None:
+    """Raises :class:`InputError` where there are no CUDA graphs."""
+    if asked and device.type != "cuda":
+        raise InputError(
+            f"cuda_graph=true needs a CUDA GPU, not {device}", hint="leave cuda_graph out"
+        )
 
 
 def _check_compiler(compiler: str, device: torch.device) -> None:

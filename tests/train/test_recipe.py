@@ -115,6 +115,9 @@ def test_later_settings_at_their_defaults_do_not_change_what_a_run_is() -> None:
         "precision",
         "compile",
         "draw_heads",
+        "resize_on",
+        "channels_last",
+        "cuda_graph",
     }
     assert set(asdict(TRAIN)) - set(TRAIN.settings()) == first
     identity = json.loads(Recipe(TINY, TRAIN, SPACE).identity("data"))
