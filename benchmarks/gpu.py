@@ -56,6 +56,7 @@ GPU_TESTS = [
 SANITIZED = ("memcheck", "racecheck", "synccheck")
 KILLED_AFTER_S = 5.0  # between the request to end and the end
 SLACK_S = 10.0  # beyond a step's time, in which it may still end by itself
+DRY_S = 3600.0  # the same, and the deadline, of a dry run, on a machine of any load
 LEAST_S = 5.0  # with less, a step is not begun
 
 
@@ -132,6 +133,7 @@ class Run:
         self.work.mkdir(parents=True, exist_ok=True)
         self.ends = time.monotonic() + deadline_s
         self.dry = dry
+        self.slack_s = DRY_S if dry else SLACK_S
         self.summary: list[str] = []
         self.failed: list[str] = []
 
@@ -143,7 +145,7 @@ class Run:
     def take(self, part: Part) -> bool:
         """Runs a step, in its time or what is left of the run's; returns whether it succeeded."""
         left = self.ends - time.monotonic()
-        limit = min(part.seconds + SLACK_S, left - KILLED_AFTER_S)
+        limit = min(part.seconds + self.slack_s, left - KILLED_AFTER_S)
         if limit < LEAST_S:
             self.say(f"== {part.name}: left out, {left:.0f} s are left")
             return False
@@ -246,9 +248,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--deadline",
         type=float,
-        default=DEADLINE_S,
         metavar="S",
-        help="seconds after which the run ends, whatever is missing (default: %(default)g)",
+        help="seconds after which the run ends, whatever is missing (default: "
+        f"{DEADLINE_S:g}, of a dry run {DRY_S:g})",
     )
     found.add_argument(
         "--only", nargs="+", metavar="STEP", help="these steps, in the order of --list"
@@ -267,6 +269,13 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--list", action="store_true", help="print the steps and end")
     return found
+
+
+def deadline_of(args: argparse.Namespace) -> float:
+    """Seconds after which the run ends: as asked, or by the kind of the run."""
+    if args.deadline is not None:
+        return float(args.deadline)
+    return DRY_S if args.dry_run else DEADLINE_S
 
 
 def chosen(parts: Sequence[Part], only: Sequence[str] | None, skip: Sequence[str]) -> list[Part]:
@@ -294,11 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.dry_run and architecture() is None:
         print("error: no NVIDIA GPU answers; --dry-run tries every step on a CPU", file=sys.stderr)
         return 2
-    if not args.deadline > 0:
+    deadline_s = deadline_of(args)
+    if not deadline_s > 0:
         print("error: --deadline must be more than 0 seconds", file=sys.stderr)
         return 2
     try:
-        run = Run(args.out, args.deadline, args.dry_run)
+        run = Run(args.out, deadline_s, args.dry_run)
     except OSError as error:
         reason = f"{error.strerror}; choose another folder with --out"
         print(f"error: cannot write to {args.out}: {reason}", file=sys.stderr)

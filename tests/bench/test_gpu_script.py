@@ -96,7 +96,7 @@ def test_a_step_that_hangs_is_ended_with_its_children(
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
         "print(child.pid, flush=True); time.sleep(600)"
     )
-    run = script.Run(tmp_path / "out", 600.0, True)
+    run = script.Run(tmp_path / "out", 600.0, False)
     hangs = script.Part("hangs", (sys.executable, "-c", program), 3.0 - script.SLACK_S)
     assert not run.take(hangs)
     assert run.take(script.Part("next", (sys.executable, "-c", "print('after')"), 10.0))
@@ -109,6 +109,13 @@ def test_a_step_that_hangs_is_ended_with_its_children(
             break
         time.sleep(0.1)
     assert ended(pid)
+
+
+def test_slow_machines_are_waited_for_without_a_gpu(script: ModuleType, tmp_path: Path) -> None:
+    assert script.Run(tmp_path, 60.0, True).slack_s > 60 * script.Run(tmp_path, 60.0, False).slack_s
+    asked = (["--dry-run"], [], ["--dry-run", "--deadline", "9"])
+    found = [script.deadline_of(script.parser().parse_args(words)) for words in asked]
+    assert found == [script.DRY_S, script.DEADLINE_S, 9.0]
 
 
 def test_a_run_without_time_leaves_steps_out(script: ModuleType, tmp_path: Path) -> None:
