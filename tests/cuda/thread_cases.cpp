@@ -227,6 +227,7 @@ const std::vector<Shape> kShapes{
     {"sorted chunks", "sorted", Storage::kFloat32, true, 1, 16, 150, 2, kOne, kTiles, 0, 3, 0},
     {"sorted two blocks", "sorted-2", Storage::kFloat32, false, 1, 16, 150, 2, kOne, kTiles, 0, 1, 0},
     {"sorted long units", "sorted-1", Storage::kFloat32, true, 1, 16, 300, 2, {{2, 2, 0}}, kLots, 0, 1, 0},
+    {"sorted many queries", "sorted", Storage::kFloat32, true, 1, 16, 800, 2, kOne, kLots, 0, 1, 0},
     {"sorted bfloat16", "sorted", Storage::kBFloat16, true, 1, 16, 150, 2, kOne, kLots, 0, 1, 0},
     {"general", "general", Storage::kFloat32, false, 2, 16, 70, 2, kOne, kLots, 0, 8, 0},
     {"general fused", "general", Storage::kFloat32, true, 2, 16, 70, 4, kThree, kLots, 0, 8, 0},
