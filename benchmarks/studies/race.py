@@ -28,7 +28,7 @@ from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone, goal
-from rfdetr_repro.search.nasbench_regret import hypervolume
+from rfdetr_repro.search.hypervolume import hypervolume
 from rfdetr_repro.search.race import Rules, race
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main

@@ -308,9 +308,23 @@ class CocoEvaluator:
         """Checked detections as float64 (n, 7): image id, x, y, w, h, score, category id; and their
         masks.
         """
-        self._check(detections, masks)
+        labels, scores, boxes = self.checked(detections, masks)
         numbers = [1.0 + self.places[image.image_id] for image in detections]
         image_ids = np.repeat(numbers, [len(image.scores) for image in detections])
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = np.column_stack([image_ids, boxes, scores, labels + 1])
+        return rows, [
+            rle for image in detections for rle in image.masks_rle or ()
+        ] if masks else None
+
+    def checked(
+        self, detections: Sequence[ImageDetections], masks: bool
+    ) -> tuple[Array, Array, Array]:
+        """Labels int64 (n,), scores float64 (n,) and boxes float64 (n, 4) xyxy px of all images'
+        detections; raises :class:`InputError` for detections that do not fit the split, lack masks
+        where ``masks`` asks for them, or are not finite.
+        """
+        self._check(detections, masks)
         labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in detections)])
         scores = np.concatenate([np.zeros(0), *(image.scores for image in detections)])  # float64
         boxes = np.concatenate(
@@ -327,11 +341,7 @@ class CocoEvaluator:
                 self.split.split,
                 "use the classes of the train split",
             )
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = np.column_stack([image_ids, boxes, scores, labels + 1])
-        return rows, [
-            rle for image in detections for rle in image.masks_rle or ()
-        ] if masks else None
+        return labels, scores, boxes
 
     def _check(self, detections: Sequence[ImageDetections], masks: bool) -> None:
         for image in detections:

@@ -52,10 +52,12 @@ class SharedMatcher:
         """The matches of each model; ``kind``: "bbox" or "segm".
 
         All models must have detections of the same images in the same order; raises
-        :class:`InputError` otherwise.
+        :class:`InputError` otherwise, and for detections that the evaluator refuses.
         """
         if kind not in ("bbox", "segm"):
             raise InputError(f"unknown kind of evaluation {kind!r}", hint="choose bbox or segm")
+        for detections in found.values():
+            self.evaluator.checked(detections, kind == "segm")
         truths = self._truth(kind)
         parts: dict[Key, list[tuple[Array, ...]]] = {key: [] for key in found}
         for images in zip(*found.values(), strict=True):

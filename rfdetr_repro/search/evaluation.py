@@ -26,8 +26,7 @@ from rfdetr_repro.evaluation.matches import (
     THRESHOLDS,
     Matches,
     Objects,
-    accuracy_and_matches,
-    with_interval,
+    accuracy_of,
 )
 from rfdetr_repro.evaluation.predict_split import BATCH, detections_of, device_of
 from rfdetr_repro.evaluation.shared_matches import SharedMatcher
@@ -122,25 +121,22 @@ class GroupEvaluation:
         """Accuracy of each configuration on the whole split, by kind; ``archs`` must share one
         backbone.
         """
-        found = shared_detections(self.detector, self.split, archs, masks="segm" in self.kinds)
+        everything = self._matches(archs, None)
         return {
-            arch: {kind: self._accuracy(found[arch], kind) for kind in self.kinds} for arch in archs
+            arch: {
+                kind: accuracy_of(found, self.objects, self.evaluator.max_dets)
+                for kind, found in of_kind.items()
+            }
+            for arch, of_kind in everything.items()
         }
-
-    def _accuracy(self, detections: Sequence[ImageDetections], kind: str) -> Accuracy:
-        """AP with an interval by influences, which costs about as much as the AP itself; resampling
-        would cost hundreds of times as much.
-        """
-        accuracy, found = accuracy_and_matches(
-            self.evaluator, detections, kind, all_areas_only=True
-        )
-        return with_interval(accuracy, found, self.objects, resamples=0)
 
     def matches(self, archs: Sequence[Arch], places: Sequence[int]) -> Parts:
         """Matches of each configuration on the images at ``places``, by kind; ``archs`` must share
         one backbone.
         """
-        indices = [self._by_id[place] for place in places]
+        return self._matches(archs, [self._by_id[place] for place in places])
+
+    def _matches(self, archs: Sequence[Arch], indices: Sequence[int] | None) -> Parts:
         found = shared_detections(
             self.detector, self.split, archs, masks="segm" in self.kinds, indices=indices
         )

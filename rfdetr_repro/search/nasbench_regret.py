@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from rfdetr_repro.nasbench.bench import NasBench
 from rfdetr_repro.records.seeds import seeded_mean
-from rfdetr_repro.spec.arch import Arch, SearchSpace
+from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.errors import InputError
 
+from .hypervolume import hypervolume
 from .nasbench_methods import METHODS, Step, Trial
 
 Array = np.ndarray[Any, Any]
@@ -43,20 +44,6 @@ class Curve:
     evaluations: Array
     found: Array
     decisions_s: Array
-
-
-def hypervolume(points: Mapping[Arch, float], latency_ms: Mapping[Arch, float]) -> float:
-    """Area between the best AP so far and 0, from the fastest of ``points`` to 5 % beyond the
-    slowest architecture of ``latency_ms``.
-    """
-    ordered = sorted(points, key=lambda arch: latency_ms[arch])
-    ends = [*(latency_ms[arch] for arch in ordered[1:]), 1.05 * max(latency_ms.values())]
-    best = np.maximum.accumulate([points[arch] for arch in ordered])
-    return float(
-        sum(
-            ap * (end - latency_ms[arch]) for ap, arch, end in zip(best, ordered, ends, strict=True)
-        )
-    )
 
 
 def run_method(

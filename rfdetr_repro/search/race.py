@@ -8,6 +8,10 @@ sees the same draws. A draw keeps the images seen and fills the split up to its 
 them by Polya's urn (finite-population Bayesian bootstrap, Lo 1988), so that it predicts the result
 on the whole split: wide after a few images, exact after all. Survivors are evaluated on every
 image, and their AP equals that of the exhaustive search.
+
+A backbone is paid for as long as one of its configurations is left. So a stage also drops whole
+backbones, the one that loses least for its latency first, while all that is lost so stays below a
+part of the frontier's hypervolume in nearly all resamples.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import numpy as np
 from rfdetr_repro.evaluation.matches import Matches, Objects, Resamples, average_precision
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+
+from .hypervolume import areas, beyond
 
 Array = np.ndarray[Any, Any]
 # configurations, places of images -> their matches
@@ -46,14 +52,17 @@ class Rules:
     margin: float = 0.003
     resamples: int = 200
     seed: int = 0
+    # part of the hypervolume that all dropped backbones may cost, in the share ``confidence`` of
+    # the resamples; stages come to it in equal steps
+    loss: float = 0.005
 
     def __post_init__(self) -> None:
         shares = 0 < self.first <= 1 and 0 < self.confidence < 1
-        shares = shares and self.fewest >= 1
+        shares = shares and self.fewest >= 1 and 0 <= self.loss < 1
         if not (shares and self.growth > 1 and 0 <= self.margin <= 1 and self.resamples >= 20):
             raise InputError(
                 f"the race rules {self} are impossible",
-                hint="first, confidence in (0, 1); fewest >= 1 < growth",
+                hint="first, confidence in (0, 1); loss in [0, 1); fewest >= 1 < growth",
             )
 
     def first_images(self, images: int) -> int:
@@ -62,8 +71,9 @@ class Rules:
 
 
 class Stage(NamedTuple):
-    """The result of a stage after ``images`` images: the number of configurations, and the dropped
-    configurations with their chances to be on the frontier.
+    """The result of a stage after ``images`` images: the number of configurations, the dropped
+    configurations with their chances to be on the frontier, and those that were dropped with their
+    backbone, with the part of the hypervolume that the backbone may cost.
     """
 
     images: int
@@ -71,6 +81,7 @@ class Stage(NamedTuple):
     evaluations: int  # configurations x images of this stage
     backbone_passes: int  # backbones x images of this stage
     left: dict[str, float]
+    spared: dict[str, float]
 
 
 @dataclass
@@ -123,7 +134,10 @@ def race(
     alive = sorted(latency_ms, key=lambda arch: (latency_ms[arch], arch))
     outcome = Outcome({}, {})
     seen = 0
-    for stop in stage_ends(len(order), rules):
+    spent = 0.0  # part of the hypervolume that dropped backbones may cost
+    ends = list(stage_ends(len(order), rules))
+    end = beyond(np.array(list(latency_ms.values())))
+    for number, stop in enumerate(ends, 1):
         new = sorted(order[seen:stop])
         started = time.perf_counter()
         found = evaluate(alive, new)
@@ -132,22 +146,30 @@ def race(
             arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch]
             for arch in alive
         }
-        chances = frontier_chances(
-            [outcome.matches[arch] for arch in alive], objects, order[:stop], thresholds, rules
-        )
+        matches = [outcome.matches[arch] for arch in alive]
+        ap = resampled(matches, objects, order[:stop], thresholds, rules)
         left = {
             arch: chance
-            for arch, chance in zip(alive, chances, strict=True)
+            for arch, chance in zip(alive, chances_of(ap, rules), strict=True)
             if chance <= 1 - rules.confidence
         }
+        spared: dict[Arch, float] = {}
+        if stop < len(order):
+            stay = [row for row, arch in enumerate(alive) if arch not in left]
+            allowed = rules.loss * number / (len(ends) - 1) - spent
+            few = {alive[row]: latency_ms[alive[row]] for row in stay}
+            spared = spared_backbones(few, ap[stay], end, allowed, rules)
+            spent += sum({arch.backbone: lost for arch, lost in spared.items()}.values())
         passes = len({arch.backbone for arch in alive}) * len(new)
-        dropped = {arch.key: round(chance, 4) for arch, chance in left.items()}
-        outcome.stages.append(Stage(stop, len(alive), len(alive) * len(new), passes, dropped))
+        outcome.stages.append(
+            Stage(stop, len(alive), len(alive) * len(new), passes, _told(left), _told(spared))
+        )
         outcome.evaluation_s += evaluated - started
         outcome.decision_s += time.perf_counter() - evaluated
         progress(outcome.stages[-1])
         if stop < len(order):
-            alive, seen = [arch for arch in alive if arch not in left], stop
+            alive = [arch for arch in alive if arch not in left and arch not in spared]
+            seen = stop
     places = np.arange(len(order))
     exact = {
         arch: average_precision(outcome.matches[arch], objects, places, thresholds)
@@ -158,24 +180,63 @@ def race(
     return outcome
 
 
-def frontier_chances(
+def _told(values: Mapping[Arch, float]) -> dict[str, float]:
+    return {arch.key: round(value, 4) for arch, value in values.items()}
+
+
+def resampled(
     matches: Sequence[Matches],
     objects: Objects,
     seen: Sequence[int],
     thresholds: Sequence[int],
     rules: Rules,
-) -> list[float]:
-    """Chance in 0..1 that each of ``matches``, fastest first, beats all before it by more than the
-    margin on the whole split.
-    """
+) -> Array:
+    """AP of each of ``matches`` on each predicted split, float64 (configurations, B)."""
     resamples = Resamples.of(objects, predictive_weights(seen, len(objects.count), rules))
-    best = np.full(resamples.count, -np.inf)
-    chances = []
-    for found in matches:
-        ap = resamples.average_precision(found, thresholds)
-        chances.append(float((ap > best + rules.margin).mean()))
-        best = np.maximum(best, ap)
-    return chances
+    return np.array([resamples.average_precision(found, thresholds) for found in matches])
+
+
+def chances_of(ap: Array, rules: Rules) -> list[float]:
+    """Chance in 0..1 that each row of ``ap``, fastest first, beats all before it by more than the
+    margin.
+    """
+    before = np.full_like(ap, -np.inf)
+    before[1:] = np.maximum.accumulate(ap, axis=0)[:-1]
+    return [float(chance) for chance in (ap > before + rules.margin).mean(axis=1)]
+
+
+def spared_backbones(
+    latency_ms: Mapping[Arch, float], ap: Array, end: float, allowed: float, rules: Rules
+) -> dict[Arch, float]:
+    """The configurations whose backbone may be dropped, with the part of the hypervolume that the
+    backbone may cost; these parts add up to at most ``allowed``.
+
+    ``latency_ms``: fastest first; ``ap``: float64 (configurations, B); ``end``: the latency in ms
+    where the area ends. Backbones go one after the other, the one that costs least for its latency
+    first. What one may cost is the quantile ``rules.confidence`` over the resamples.
+    """
+    archs = list(latency_ms)
+    ms = np.array(list(latency_ms.values()))
+    whole = areas(ap, ms, end).mean()
+    backbones = {arch.backbone for arch in archs}
+    own = {one: np.array([arch.backbone == one for arch in archs]) for one in backbones}
+    stay = np.full(len(archs), True)
+    spared: dict[Arch, float] = {}
+    while whole > 0 and len(backbones) > 1:
+        now = areas(ap[stay], ms[stay], end)
+        lost = {}
+        for one in sorted(backbones):
+            rest = stay & ~own[one]
+            gone = (now - areas(ap[rest], ms[rest], end)) / whole
+            lost[one] = float(np.quantile(gone, rules.confidence))
+        least = min(sorted(lost), key=lambda one: lost[one] / ms[own[one]].max())
+        allowed -= lost[least]
+        if allowed < 0:
+            break
+        backbones.remove(least)
+        stay &= ~own[least]
+        spared |= {arch: lost[least] for arch in archs if arch.backbone == least}
+    return spared
 
 
 def predictive_weights(seen: Sequence[int], total: int, rules: Rules) -> Array:

@@ -25,7 +25,7 @@ from rfdetr_repro.bench.gpu.device import Watched
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.evaluation.coco import CocoEvaluator
-from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision, with_interval
+from rfdetr_repro.evaluation.matches import Matches, Objects, accuracy_of
 from rfdetr_repro.export.artifact import ArtifactMeta
 from rfdetr_repro.model.checkpoints.native import ModelCard
 from rfdetr_repro.model.detector import Detector
@@ -288,7 +288,8 @@ class Search:
         stored = {record.id: record for record in self.store.read()}
         for arch in outcome.accuracy:
             whole = {kind: Matches.join(parts[arch, kind]) for kind in self.evaluation.kinds}
-            accuracy = {kind: _accuracy(matched, objects) for kind, matched in whole.items()}
+            most = self.evaluation.evaluator.max_dets
+            accuracy = {kind: accuracy_of(found, objects, most) for kind, found in whole.items()}
             records.append(self._kept(arch, accuracy, model, heldout, stored))
         return records, outcome
 
@@ -459,14 +460,6 @@ def _read(path: Path, item: Part, kinds: Sequence[str]) -> Parts:
         raise InputError(
             "the file is not a stage of a race", path, "remove the file and run the command again"
         ) from error
-
-
-def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
-    places = np.arange(len(objects.count))
-    ap, ap50, ap75 = (
-        average_precision(matched, objects, places, chosen) for chosen in (range(10), [0], [5])
-    )
-    return with_interval(Accuracy(ap, ap50, ap75, rule=AP_RULE), matched, objects, resamples=0)
 
 
 def missing_classes(split: CocoSplit) -> list[str]:

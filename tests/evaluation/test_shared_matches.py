@@ -11,7 +11,13 @@ from samples_coco import random_detections, random_document, write_folder
 
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.evaluation.coco import CocoEvaluator
-from rfdetr_repro.evaluation.matches import matches
+from rfdetr_repro.evaluation.matches import (
+    Objects,
+    accuracy_and_matches,
+    accuracy_of,
+    matches,
+    with_interval,
+)
 from rfdetr_repro.evaluation.shared_matches import SharedMatcher
 from rfdetr_repro.spec.errors import InputError
 
@@ -27,6 +33,7 @@ def test_matches_are_those_of_the_evaluator(
     evaluator = CocoEvaluator(split, max_dets=most)
     found = {name: random_detections(split, 10 * seed + name) for name in range(5)}
     shared = SharedMatcher(evaluator).matches(found, kind)
+    objects = Objects.of(evaluator)
     accepted = 0
     for name, detections in found.items():
         alone = matches(evaluator, detections, kind)
@@ -34,6 +41,10 @@ def test_matches_are_those_of_the_evaluator(
             assert column.dtype == other.dtype
             np.testing.assert_array_equal(column, other)
         accepted += int((alone.accepted > 0).sum())
+        # AP and its interval too, to the last bit
+        exact, entries = accuracy_and_matches(evaluator, detections, kind, all_areas_only=True)
+        expected = with_interval(exact, entries, objects, resamples=0)
+        assert accuracy_of(shared[name], objects, most) == expected and expected.ap_low is not None
     assert accepted > 50
 
 
@@ -43,5 +54,8 @@ def test_models_of_different_images_are_refused(tmp_path: Path) -> None:
     other = [replace(one[1], image_id=one[2].image_id), *one[1:]]
     with pytest.raises(InputError, match="different images"):
         SharedMatcher(CocoEvaluator(split)).matches({0: one, 1: other})
+    wrong = [replace(one[0], scores=one[0].scores * np.nan), *one[1:]]
+    with pytest.raises(InputError, match="not finite"):
+        SharedMatcher(CocoEvaluator(split)).matches({0: one, 1: wrong})
     with pytest.raises(InputError, match="unknown kind"):
         SharedMatcher(CocoEvaluator(split)).matches({0: one}, "boxes")

@@ -13,10 +13,12 @@ from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, averag
 from rfdetr_repro.search.race import (
     Outcome,
     Rules,
-    frontier_chances,
+    chances_of,
     image_order,
     predictive_weights,
     race,
+    resampled,
+    spared_backbones,
     stage_ends,
 )
 from rfdetr_repro.spec.arch import Arch
@@ -132,10 +134,84 @@ def test_the_chance_is_certain_once_all_images_are_seen() -> None:
     assert (weights == 1).all()
     slow = detections(0.5, 1)
     fast = detections(0.6, 2)
-    assert frontier_chances([fast, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]
-    assert frontier_chances([slow, fast], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 1.0]
-    # equal and slower
-    assert frontier_chances([slow, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]
+    # the second and equal is no better
+    pairs = [([fast, slow], [1.0, 0.0]), ([slow, fast], [1.0, 1.0]), ([slow, slow], [1.0, 0.0])]
+    for pair, expected in pairs:
+        ap = resampled(pair, OBJECTS, range(IMAGES), ALL, Rules())
+        assert chances_of(ap, Rules()) == expected
+
+
+def area(ap: dict[Arch, float], end: float) -> float:
+    """Area below the best AP so far, step by step."""
+    total = 0.0
+    for arch in ap:
+        slower = [LATENCIES[other] for other in ap if LATENCIES[other] > LATENCIES[arch]]
+        best = max(ap[other] for other in ap if LATENCIES[other] <= LATENCIES[arch])
+        total += best * (min([*slower, end]) - LATENCIES[arch])
+    return total
+
+
+SEVERAL = [Arch(side, 16, 1, depth, 10) for side in (64, 96, 128, 160) for depth in (0, 1)]
+LATENCIES = {arch: arch.input_hw[0] / 32 + 0.9 * arch.decoder_layers for arch in SEVERAL}
+
+
+def test_dropped_backbones_cost_no_more_than_is_allowed() -> None:
+    rng = np.random.default_rng(4)
+    end = 1.05 * max(LATENCIES.values())
+    quality = np.array([0.2, 0.25, 0.251, 0.26, 0.4, 0.41, 0.412, 0.42])[:, None]
+    ap = quality + 0.01 * rng.random((8, 100))
+    latency = dict(sorted(LATENCIES.items(), key=lambda pair: pair[1]))
+    ap = ap[[SEVERAL.index(arch) for arch in latency]]
+    for allowed in (0.0, 0.01, 0.05, 0.5):
+        spared = spared_backbones(latency, ap, end, allowed, Rules())
+        cost = {arch.backbone: lost for arch, lost in spared.items()}
+        assert sum(cost.values()) <= allowed and len(cost) < 4
+        # a backbone goes whole
+        assert all((arch in spared) == (arch.backbone in cost) for arch in SEVERAL)
+        lost = []
+        for column in ap.T:
+            of_all = dict(zip(latency, column, strict=True))
+            rest = {arch: value for arch, value in of_all.items() if arch not in spared}
+            lost.append((area(of_all, end) - area(rest, end)) / area(of_all, end))
+        assert np.mean(lost) <= allowed + 1e-12
+    # the backbone of 96 px gains nothing over that of 64 px, and that of 160 px little
+    assert {arch.input_hw[0] for arch in spared_backbones(latency, ap, end, 0.05, Rules())} >= {96}
+    assert not spared_backbones(latency, 0 * ap, end, 0.5, Rules())
+
+
+def test_a_race_of_several_backbones_pays_less_and_loses_little() -> None:
+    """Two of four backbones are much alike; the race without the rule keeps paying for both."""
+    quality = {64: 0.3, 96: 0.305, 128: 0.6, 160: 0.605}
+    found = {
+        arch: detections(quality[arch.input_hw[0]] + 0.02 * arch.decoder_layers, seed=number)
+        for number, arch in enumerate(SEVERAL)
+    }
+    exact = {
+        arch: average_precision(one, OBJECTS, np.arange(IMAGES), ALL) or 0.0
+        for arch, one in found.items()
+    }
+
+    def of_images(archs: Sequence[Arch], places: Sequence[int]) -> dict[Arch, Matches]:
+        return {
+            arch: Matches(*(c[np.isin(found[arch].image, places)] for c in found[arch].columns()))
+            for arch in archs
+        }
+
+    end = 1.05 * max(LATENCIES.values())
+    passes = {}
+    for loss in (0.0, 0.02):
+        outcomes = [
+            race(LATENCIES, OBJECTS, of_images, ALL, Rules(loss=loss, margin=0.0, seed=seed))
+            for seed in range(4)
+        ]
+        passes[loss] = sum(one.backbone_passes() for one in outcomes)
+        for outcome in outcomes:
+            assert outcome.accuracy == {arch: exact[arch] for arch in outcome.accuracy}
+            if loss:
+                assert area(outcome.accuracy, end) >= (1 - 2 * loss) * area(exact, end)
+            else:
+                assert not any(stage.spared for stage in outcome.stages)
+    assert passes[0.02] < 0.9 * passes[0.0]
 
 
 def test_a_prediction_covers_the_whole_split() -> None:
@@ -190,6 +266,8 @@ def test_stages_grow_to_the_end() -> None:
         {"margin": -1},
         {"resamples": 3},
         {"fewest": 0},
+        {"loss": 1.0},
+        {"loss": -0.1},
     ],
 )
 def test_rules_that_make_no_race(wrong: dict[str, float]) -> None:

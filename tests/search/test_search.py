@@ -17,13 +17,14 @@ from samples_search import ERROR, QUICK, latency_model, search_in
 from tiny import SPACE, TINY
 
 from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.evaluation.matches import accuracy_and_matches, with_interval
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search import command
 from rfdetr_repro.search import engines as engines_module
 from rfdetr_repro.search import plan as plan_module
 from rfdetr_repro.search.deployment import Deployment
 from rfdetr_repro.search.engines import Fit, fit_latency
-from rfdetr_repro.search.evaluation import GOALS
+from rfdetr_repro.search.evaluation import GOALS, by_backbone, shared_detections
 from rfdetr_repro.search.plan import Job, plan
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.search.request import SearchRequest
@@ -61,6 +62,23 @@ def test_what_a_race_leaves_has_the_exhaustive_accuracy(
                     [exact.ap, exact.ap50, exact.ap75], abs=1e-6
                 )
     assert {record.id for record in search.store.read()} == {record.id for record in raced}
+
+
+def test_the_exhaustive_search_has_each_configurations_own_accuracy(run: Path, place: Path) -> None:
+    """Matched together, and configuration by configuration by the evaluator: equal, to the last
+    bit, box and mask AP, AP50, AP75 and interval.
+    """
+    evaluation = search_in(run, place).evaluation
+    group = next(iter(by_backbone(SPACE)))
+    detections = shared_detections(evaluation.detector, evaluation.split, group, masks=True)
+    together = evaluation.accuracies(group)
+    for arch in group:
+        for kind in ("bbox", "segm"):
+            alone, found = accuracy_and_matches(
+                evaluation.evaluator, detections[arch], kind, all_areas_only=True
+            )
+            expected = with_interval(alone, found, evaluation.objects, resamples=0)
+            assert together[arch][kind] == expected and expected.ap is not None
 
 
 def test_a_killed_race_computes_nothing_twice(
