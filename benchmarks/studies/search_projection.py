@@ -37,6 +37,7 @@ from benchmarks.studies.search_parts import (
     groups,
     timed_places,
 )
+from benchmarks.studies.search_plan import PLANNED, plan_section
 from rfdetr_repro.paper.published import published_rows
 from rfdetr_repro.records.record import Latency, ModelId, Record
 from rfdetr_repro.records.store import Store
@@ -201,9 +202,9 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
         Row(
             "COCO evaluation of all configurations",
             f"{scoring:.1f} h of CPU",
-            f"{size:,} x {scored_ms / 1e3:.2f} s, "
+            f"{size:,} x {scored_ms / 1e3:.2g} s, "
             + (
-                f"five times that of {SCORED_IMAGES:,} images"
+                f"{IMAGES // SCORED_IMAGES} times that of {SCORED_IMAGES:,} images"
                 if parts[SCORING].method == "measured"
                 else "**given**: an earlier figure, not timed with the other parts"
             ),
@@ -331,6 +332,7 @@ def page(
     cpu = "an unknown processor" if machine is None else machine.cpu
     table = "\n".join(f"| {row.name} | {row.figure} | {row.origin} |" for row in rows)
     published_min = 60 * PUBLISHED_HOURS / size
+    planned = plan_section(records, by_name)
     spread = "\n".join(
         f"| {record.model.variant} | {_time(record.latency.median_ms)} | {_interval(record)} | "
         f"{record.latency.num_samples} |"
@@ -349,7 +351,8 @@ the GPU on the assumptions that are listed below.
     python -m benchmarks.studies.search_projection --records results/search_cost.jsonl --out \
 docs/search_cost.md{wrapped}
 
-`rfdetr-repro search --plan` times the passes of your own supernet on your own machine instead.
+`rfdetr-repro search --plan` times the passes of your own supernet on your own machine \
+instead{": [below](#by-search-plan-on-this-machine) for this machine" if planned else ""}.
 
 | what | figure | from |
 |---|---|---|
@@ -385,7 +388,7 @@ not known.
 - Here, the latency of a configuration that was not confirmed comes from a model; the published \
 search measured every configuration.
 
-## What is assumed
+{planned}## What is assumed
 
 | assumption | value | why |
 |---|---|---|
@@ -469,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.race_passes,
     )
     stored = Store(args.records).read()
-    records = [one for one in stored if one.campaign == CAMPAIGN]
+    records = [one for one in stored if one.campaign in (CAMPAIGN, PLANNED)]
     rows = rows_of(parts_of(records, _given(args.given)), assumed)
     text = page(rows, records, assumed, args.given)
     # the rows of an earlier projection are replaced

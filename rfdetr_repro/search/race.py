@@ -54,7 +54,7 @@ class Rules:
     seed: int = 0
     # part of the hypervolume that all dropped backbones may cost, in the share ``confidence`` of
     # the resamples; stages come to it in equal steps
-    loss: float = 0.005
+    loss: float = 0.01
 
     def __post_init__(self) -> None:
         shares = 0 < self.first <= 1 and 0 < self.confidence < 1

@@ -1,0 +1,202 @@
+"""What a race saves of the exhaustive search's time: each as a whole process of its own, with the
+same weights, images and latencies.
+
+    python -m benchmarks.studies.race_time --data DIR --out FILE.jsonl --strategy exhaustive
+    python -m benchmarks.studies.race_time --data DIR --out FILE.jsonl --strategy race --seed 0
+    python -m benchmarks.studies.race_time --out FILE.jsonl
+
+Either strategy is the search's own code on one thread, with its store and its files: the pico
+space, boxes, the weights of the package, and a latency model fitted to the engines of --records,
+which is not part of what is compared but runs in both. The CPU time is that of the process from its
+start, imports and loading included. An exhaustive search that was stopped goes on when the command
+is repeated; its CPU time is that of the first start and of the backbones, each counted once. The
+last form prints the table: image evaluations, backbone passes, CPU time and hypervolume of each
+race as parts of the exhaustive search's; of repeated exhaustive searches the mean counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.coco_document import ClassMap
+from rfdetr_repro.model.checkpoints.native import load_supernet
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.store import Store, read_stores
+from rfdetr_repro.search.evaluation import by_backbone, keep_pictures
+from rfdetr_repro.search.hypervolume import hypervolume
+from rfdetr_repro.search.latency_model import LatencyModel, heldout_error
+from rfdetr_repro.search.nasbench_latency import MODE
+from rfdetr_repro.search.race import Rules
+from rfdetr_repro.search.search import Search
+from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arguments import whole
+from rfdetr_repro.spec.errors import InputError, run_main
+from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.model_config import ModelConfig
+from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
+
+STRATEGIES = ("exhaustive", "race")
+
+
+def latency_fit(records: Sequence[Record], config: ModelConfig) -> tuple[LatencyModel, Any]:
+    """The latency model of the measured engines among ``records``, and its held-out error."""
+    medians = {
+        one.model.arch: one.latency.median_ms
+        for one in records
+        if one.source == "engine" and one.protocol is not None and one.protocol.mode == MODE
+        if one.model.arch is not None and one.latency is not None
+    }
+    if not medians:
+        raise InputError(f"these Records hold no {MODE} latencies of engines")
+    given = list(medians), list(medians.values()), config
+    return LatencyModel.fit(*given), heldout_error(*given)
+
+
+class Sessions:
+    """CPU time in s of a search that may be stopped and go on, kept in a file: that of the first
+    start, and of each backbone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """``path``: the file, which a stopped search left or which does not exist yet."""
+        self.path = path
+        started = round(time.process_time(), 2)
+        self.parts: list[float] = json.loads(path.read_text()) if path.exists() else [started]
+        self.before = time.process_time()
+
+    def progress(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The items; the time of each is kept once it has been dealt with."""
+        for item in items:
+            yield item
+            now = time.process_time()
+            self.parts.append(round(now - self.before, 3))
+            self.before = now
+            write_atomic(self.path, json.dumps(self.parts))
+
+    def total(self) -> float:
+        """What was kept, and what passed since."""
+        return round(sum(self.parts) + time.process_time() - self.before, 2)
+
+
+def searched(strategy: str, seed: int, data: Path, records: Path, folder: Path) -> dict[str, Any]:
+    """One search; its CPU time in s since the process began, what it evaluated, and the AP and
+    latency in ms of the configurations that it hands over.
+    """
+    torch.set_num_threads(1)
+    detector, card, digest = load_supernet(PICO_WEIGHTS)
+    split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
+    keep_pictures(split)
+    model, error = latency_fit(list(read_stores([records])), card.config)
+    archs = list(PICO_SPACE)
+    store = Store(folder / "records.jsonl")
+    search = Search(
+        detector, card, digest, PICO_SPACE, split, store, folder / "artifacts", masks=False
+    )
+    cost: dict[str, float] = {
+        "evaluations": len(archs) * len(split),
+        "passes": len(list(by_backbone(archs))) * len(split),
+        "decisions_s": 0.0,
+    }
+    if strategy == "race":
+        found, outcome = search.race(model, error, rules=Rules(seed=seed))
+        cost = {
+            "evaluations": outcome.evaluations(),
+            "passes": outcome.backbone_passes(),
+            "decisions_s": round(outcome.decision_s, 3),
+        }
+        cpu_s = round(time.process_time(), 2)
+    else:
+        sessions = Sessions(folder / "sessions.json")
+        found = search.evaluate_all(model, error, sessions.progress)
+        cpu_s = sessions.total()
+    return {
+        "strategy": strategy,
+        "seed": seed,
+        "images": len(split),
+        "split_sha256": split.sha256,
+        "cpu_s": cpu_s,
+        **cost,
+        "ap": {one.as_searched().arch.key: one.as_accuracy().ap for one in found},
+        "latency_ms": {arch.key: model.predict(arch) for arch in archs},
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of the races against the exhaustive searches of the same images."""
+    whole_rows = [row for row in rows if row["strategy"] == "exhaustive"]
+    races = [row for row in rows if row["strategy"] == "race"]
+    if not whole_rows or not races:
+        raise InputError("a comparison needs an exhaustive search and a race", hint="run both")
+    if len({row["split_sha256"] for row in rows}) > 1:
+        raise InputError("these searches read different images", hint="choose another --out")
+    reference = whole_rows[0]
+    latency_ms = {Arch.parse(key): ms for key, ms in reference["latency_ms"].items()}
+
+    def volume(row: dict[str, Any]) -> float:
+        return hypervolume({Arch.parse(key): ap for key, ap in row["ap"].items()}, latency_ms)
+
+    times = [row["cpu_s"] for row in whole_rows]
+    lines = [
+        f"{len(latency_ms)} configurations, {reference['images']} images; exhaustive: "
+        + ", ".join(f"{one:.1f} s" for one in times),
+        "",
+        "| race | image evaluations | backbone passes | CPU time | of it decisions | hypervolume |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in races:
+        same = [abs(row["ap"][key] - reference["ap"][key]) for key in row["ap"]]
+        parts = [row[name] / reference[name] for name in ("evaluations", "passes")]
+        shown = [f"{part:.1%}" for part in (*parts, row["cpu_s"] / float(np.mean(times)))]
+        shown[-1] += f" ({row['cpu_s']:.1f} s)"
+        share = volume(row) / volume(reference)
+        lines.append(
+            f"| seed {row['seed']} | {' | '.join(shown)} | {row['decisions_s']:.1f} s | "
+            f"{share:.2%} |"
+        )
+        if max(same) > 1e-9:
+            lines.append(f"(AP differs by up to {max(same):.1e})")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one search, or prints the table."""
+    parser = argparse.ArgumentParser("benchmarks.studies.race_time", description=__doc__)
+    parser.add_argument("--out", required=True, type=Path, help="file to add the results to")
+    parser.add_argument("--strategy", choices=STRATEGIES)
+    parser.add_argument("--data", type=Path, help="data set with a val split")
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="seed of the race")
+    parser.add_argument("--records", type=Path, default=Path("results/pico.jsonl"))
+    args = parser.parse_args(argv)
+    if args.strategy is None:
+        lines = args.out.read_text(encoding="utf-8").splitlines()
+        print("\n".join(table([json.loads(line) for line in lines])))
+        return
+    if args.data is None:
+        raise InputError("a search needs images", "--data", "add --data DIR")
+    if args.strategy == "exhaustive":  # goes on where it stopped
+        folder = args.out.with_suffix(".exhaustive")
+        folder.mkdir(parents=True, exist_ok=True)
+        row = searched(args.strategy, args.seed, args.data, args.records, folder)
+        shutil.rmtree(folder)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            row = searched(args.strategy, args.seed, args.data, args.records, place)
+    with args.out.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+    print(f"{args.strategy}: {row['cpu_s']:.1f} s of CPU time, {row['evaluations']} evaluations")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
