@@ -3,7 +3,7 @@
     python -m benchmarks.studies.search_parts --out results/search_cost.jsonl [--only NAME ...]
 
 A part is one unit of work on one thread: one picture decoded, one picture resized, one
-configuration of a backbone's 28 scored on 200 images, one image of one configuration resampled for
+configuration of a backbone's 28 scored on 500 images, one image of one configuration resampled for
 a race, one exported file, and one image through the least, the median and the ninth-decile backbone
 by operations, with all decoders that share it. Times are CPU times of this process, so that other
 programs of the machine disturb them little; the median of the repeats is stored, with its exact
@@ -51,7 +51,7 @@ IMAGES = 5000
 COCO_CLASSES = 80
 PICTURE_HW = (480, 640)
 RESAMPLED_IMAGES = 200
-SCORED_IMAGES = 200  # whose time grows in proportion at most: 5,000 need several GiB
+SCORED_IMAGES = 500  # whose time grows in proportion at most: 5,000 need several GiB
 SHARED = len(PAPER_SPACE.decoder_layers) * len(PAPER_SPACE.queries)  # decoders of one backbone
 DECODING = "decoding of a picture of 480x640"
 RESIZING = "resizing of a picture to {side} px"
