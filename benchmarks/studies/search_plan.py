@@ -99,19 +99,19 @@ def plan_section(records: Sequence[Record], projected: Mapping[str, float]) -> s
 
     python -m benchmarks.studies.search_plan --records results/search_cost.jsonl
 
-The plan times three backbones and an export on one thread of {cpu}, and interpolates between the \
-three over operations.
-CPU time of an image, with all decoders that share the backbone: {timed}.
+The plan times three backbones and an export on one thread of {cpu}, and \
+interpolates between the
+three over operations. CPU time of an image, with all decoders that share the backbone: {timed}.
 
 | what | planned, this machine | projected, a T4 |
 |---|---|---|
 {rows}
 
-The plan counts neither decoding and resizing of pictures nor the evaluation of the detections, \
-and as many engines as the campaign
-allows at most ({COCO.most_engines}) and {COCO.candidates} candidates; the projection counts \
-{COCO.engines} engines and 30 candidates. The plan for this machine has no TensorRT
-engines to build. Times were taken in one session, so they have no interval.
+The plan leaves out decoding and resizing of pictures and the evaluation of the detections. It \
+counts as many engines as the campaign
+allows at most ({COCO.most_engines}) and {COCO.candidates} candidates, the projection \
+{COCO.engines} engines and 30 candidates; engines of ONNX Runtime need no
+building. Times were taken in one session, so they have no interval.
 
 """
 

@@ -351,8 +351,8 @@ the GPU on the assumptions that are listed below.
     python -m benchmarks.studies.search_projection --records results/search_cost.jsonl --out \
 docs/search_cost.md{wrapped}
 
-`rfdetr-repro search --plan` times the passes of your own supernet on your own machine \
-instead{": [below](#by-search-plan-on-this-machine) for this machine" if planned else ""}.
+`rfdetr-repro search --plan` times the passes of your own supernet on your own machine instead\
+{" ([for this machine](#by-search-plan-on-this-machine))" if planned else ""}.
 
 | what | figure | from |
 |---|---|---|
@@ -397,8 +397,9 @@ Table 2's RF-DETR rows reach at least this part of the FP16 peak |
 | building a TensorRT engine | {assumed.build_s:.0f} s | not measured on a T4 |
 | latency of a confirmed file | {assumed.file_ms:g} ms | between Nano (2.3 ms) and 2XL (17 ms) \
 of Table 2 |
-| share of a race | {assumed.race_passes:.0%} | printed by `python -m benchmarks.studies.race` \
-for 162 configurations; whether it holds for {size:,} is not known |
+| share of a race | {assumed.race_passes:.0%} | printed by \
+`python -m benchmarks.studies.race_time` for 162 configurations; whether it holds for {size:,} is \
+not known |
 | engines, candidates, builds | {assumed.engines}, {assumed.candidates}, {assumed.builds} | as in \
 the campaign `coco`, with ten more candidates |
 
@@ -453,7 +454,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--candidates", type=int, default=30, help="confirmed by the full protocol")
     add("--builds", type=int, default=COCO.buffered.builds, help="of each confirmed file")
     add("--file-ms", type=float, default=8.0, help="latency of a confirmed file on a T4")
-    add("--race-passes", type=float, default=0.47, help="share of the passes that a race makes")
+    add("--race-passes", type=float, default=0.35, help="share of the passes that a race makes")
     add(
         "--given",
         action="append",

@@ -163,6 +163,17 @@ class NasBench:
         """
         return self.part(seed, split).ranked(self.place(arch))
 
+    @property
+    def passes(self) -> int:
+        """Backbone passes behind the paid evaluations: an image through a backbone serves all
+        architectures that differ in decoder layers and queries only.
+        """
+        seen: dict[tuple[Any, ...], Array] = {}
+        for (seed, split, arch), images in self._paid.items():
+            key = (seed, split, arch.backbone)
+            seen[key] = seen.get(key, False) | images
+        return sum(int(images.sum()) for images in seen.values())
+
     def forget(self) -> None:
         """Starts the counters anew; everything must be paid again."""
         self.evaluations = self.queries = 0

@@ -34,28 +34,32 @@ class Curve:
     """What repeated runs of one method did.
 
     ``regret``: float64 (runs, shares), NaN before the first recommendation. ``evaluations``: paid
-    by each run in all, as a part of the exhaustive search's, (runs,). ``found``: part after which
-    regret stays at or below LOST, NaN where it never does, (runs,). ``decisions_s``: CPU time of
-    each run without the benchmark's answers, (runs,).
+    by each run in all, as a part of the exhaustive search's, (runs,). ``passes``: the same of
+    backbone passes, of which one serves all architectures of the backbone, (runs,). ``found``: part
+    after which regret stays at or below LOST, NaN where it never does, (runs,). ``decisions_s``:
+    CPU time of each run without the benchmark's answers, (runs,).
     """
 
     method: str
     regret: Array
     evaluations: Array
+    passes: Array
     found: Array
     decisions_s: Array
 
 
 def run_method(
     method: str, bench: NasBench, space: SearchSpace, on: str, seed: int, repeat: int
-) -> tuple[list[Step], float]:
-    """The recommendations of one run and the CPU time in s of its decisions."""
+) -> tuple[list[Step], int, float]:
+    """The recommendations of one run, the backbone passes that its evaluations need, and the CPU
+    time in s of its decisions.
+    """
     own = replace(bench, evaluations=0, queries=0, _paid={})
     latency_ms = {arch: bench.latency(arch, on).ms for arch in space}
     trial = Trial(own, space, latency_ms, seed, random.Random(repeat))
     began = time.process_time()
     METHODS[method](trial)
-    return trial.steps, time.process_time() - began - trial.answers_s
+    return trial.steps, own.passes, time.process_time() - began - trial.answers_s
 
 
 def curve(
@@ -78,9 +82,10 @@ def curve(
     exact = {arch: float(part.ap[bench.place(arch), 0]) for arch in space}
     whole = hypervolume(exact, latency_ms)
     images = len(exact) * part.images
-    rows, spent, found, decisions = [], [], [], []
+    backbones = len({arch.backbone for arch in exact})
+    rows, spent, passes, found, decisions = [], [], [], [], []
     for repeat in range(repeats):
-        steps, seconds = run_method(method, bench, space, on, seed, repeat)
+        steps, passed, seconds = run_method(method, bench, space, on, seed, repeat)
         paid = np.array([step.evaluations for step in steps]) / images
         lost = np.array(
             [
@@ -91,9 +96,11 @@ def curve(
         )
         rows.append(at_shares(paid, lost))
         spent.append(paid[-1])
+        passes.append(passed / (backbones * part.images))
         found.append(found_after(paid, lost))
         decisions.append(seconds)
-    return Curve(method, np.array(rows), np.array(spent), np.array(found), np.array(decisions))
+    columns = (rows, spent, passes, found, decisions)
+    return Curve(method, *(np.array(column) for column in columns))
 
 
 def at_shares(paid: Array, lost: Array, shares: Sequence[float] = SHARES) -> Array:

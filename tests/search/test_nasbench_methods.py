@@ -37,6 +37,7 @@ def test_a_method_pays_and_ends_without_much_regret(method: str) -> None:
     found = curve(method, bench, SMALL, repeats=3)
     assert bench.evaluations == 0  # each run pays for itself
     assert (found.evaluations <= 1).all() and (found.evaluations > 0.15).all()
+    assert (found.passes >= found.evaluations - 1e-12).all() and (found.passes <= 1).all()
     assert (found.decisions_s >= 0).all()
     shown = found.regret[~np.isnan(found.regret)]
     assert (shown >= -1e-12).all() and (shown <= 1).all()
@@ -46,8 +47,9 @@ def test_a_method_pays_and_ends_without_much_regret(method: str) -> None:
 
 def test_exhaustive_methods_lose_nothing_in_the_end() -> None:
     for method in ("random search", "regularised evolution"):
-        steps, _ = run_method(method, small_bench(), SMALL, "onnxruntime-1", 0, 1)
+        steps, passes, _ = run_method(method, small_bench(), SMALL, "onnxruntime-1", 0, 1)
         assert steps[-1].evaluations == len(ARCHS) * 40
+        assert passes == len({arch.backbone for arch in ARCHS}) * 40
         found = curve(method, small_bench(), SMALL, repeats=2)
         np.testing.assert_allclose(found.regret[:, -1], 0, atol=1e-12)
         assert not np.isnan(found.found).any()
