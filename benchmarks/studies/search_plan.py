@@ -95,7 +95,7 @@ def plan_section(records: Sequence[Record], projected: Mapping[str, float]) -> s
     )
     machine = plans[WHOLE].machine
     cpu = "an unknown processor" if machine is None else machine.cpu
-    return f"""## By `search --plan` on this machine
+    return f"""## The plan for this machine
 
     python -m benchmarks.studies.search_plan --records results/search_cost.jsonl
 

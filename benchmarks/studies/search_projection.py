@@ -352,7 +352,7 @@ the GPU on the assumptions that are listed below.
 docs/search_cost.md{wrapped}
 
 `rfdetr-repro search --plan` times the passes of your own supernet on your own machine instead\
-{" ([for this machine](#by-search-plan-on-this-machine))" if planned else ""}.
+{" ([for this machine](#the-plan-for-this-machine))" if planned else ""}.
 
 | what | figure | from |
 |---|---|---|
