@@ -1,13 +1,17 @@
-// The samples of one head for a few consecutive queries as a structure of arrays, for the backward pass.
+// The samples of neighbouring heads for a few consecutive queries as a structure of arrays, for the backward pass: of one head
+// with a packed map, or of several in place.
 //
-// The head's map has a border: a pixel is a cell, and the cells of a level of height x width are height + 2 rows of width + 1, of
+// A packed map has a border: a pixel is a cell, and the cells of a level of height x width are height + 2 rows of width + 1, of
 // which the first and the last row and the first column are border (a row's right border is the first cell of the next row, and
-// one more cell ends the map). The four cells of any sample that contributes are therefore in the map, and no corner is clamped:
+// one more cell ends the map). The four cells of any sample that contributes are therefore in the map, and no corner is clamped.
+// In place, a cell is one head of a pixel, a pixel has `rows` cells, and a corner outside the map is clamped to its neighbour:
 //
-//     cell            top left corner, counted from the map's first cell
-//     cell + 1        top right;  + pitch: bottom left;  + pitch + 1: bottom right
+//                     packed (one head)     in place
+//     cell            top left corner, counted from the first cell of the map or of the group of heads in the image
+//     east            1                     cells to the right corners: rows, or 0 where clamped
+//     south           cells of a row        cells to the bottom corners: rows * width, or 0 where clamped
 //
-// Layout: sample j = query * S + level * points + point, S = levels * points; rows of numbers as in samples.h.
+// Layout: sample j = (query * heads + head) * S + level * points + point, S = levels * points; rows of numbers as in samples.h.
 #pragma once
 
 #include "isa.h"
@@ -26,29 +30,42 @@ struct HeadSamples {
   using F = Vector<A, kLanes>;
   using N = Vector<I, kLanes>;
 
-  int per_query, chunk;                               // samples of a query, queries of a chunk
+  int per_set, sets, per_query, chunk;                // samples of a head, heads, samples of both, queries of a chunk
+  I rows;                                             // cells of a pixel
   alignas(64) A points[2 * kRow];                     // x0 y0 x1 y1 ..., then their gradients
   alignas(64) A share[kRow];                          // attention weight
   alignas(64) A scale_x[kRow], scale_y[kRow];         // width and height in pixels
   alignas(64) I pitch[kRow], start[kRow];             // of the level: cells of a row, first cell
-  alignas(64) int64_t query[kRow];                    // of the sample, counted from the chunk's first
+  alignas(64) int64_t upstream[kRow];                 // of the sample: upstream gradient, counted from the chunk's first number
   alignas(64) I inside[kRow], cell[kRow];             // -1, or 0: contributes nothing
+  alignas(64) I east[kRow], south[kRow];              // in place only
+  alignas(64) I visible[4][kRow];                     // in place only: -1, or 0: the corner is outside the map
   alignas(64) A dx[kRow], dy[kRow], weight[4][kRow];  // weight: bilinear weight x share
   alignas(64) A dot[4 * kRow], grad_weight[kRow];     // upstream . corner, four to a sample
 
-  explicit HeadSamples(const Problem& problem)
-      : per_query(problem.num_levels * problem.points), chunk(per_query < kQuerySamples ? kQuerySamples / per_query : 1) {
+  // Of `heads` neighbouring heads: any number in place, one in a packed map.
+  HeadSamples(const Problem& problem, int heads, bool in_place)
+      : per_set(problem.num_levels * problem.points),
+        sets(heads),
+        per_query(sets * per_set),
+        chunk(per_query < kQuerySamples ? kQuerySamples / per_query : 1),
+        rows(in_place ? I(problem.heads) : 1) {
     int j = 0;
     for (int q = 0; q < chunk; ++q) {
-      int64_t first = 0;
-      for (int level = 0; level < problem.num_levels; first += cells_of(problem.levels[level++])) {
-        const int height = problem.levels[level].height, width = problem.levels[level].width;
-        for (int point = 0; point < problem.points; ++point, ++j) {
-          scale_x[j] = A(width), scale_y[j] = A(height), pitch[j] = width + 1, start[j] = I(first), query[j] = q;
+      for (int head = 0; head < heads; ++head) {
+        int64_t first = 0;
+        for (int level = 0; level < problem.num_levels; first += cells_of(problem.levels[level++])) {
+          const Level& size = problem.levels[level];
+          for (int point = 0; point < problem.points; ++point, ++j) {
+            scale_x[j] = A(size.width), scale_y[j] = A(size.height);
+            pitch[j] = in_place ? I(size.width) * rows : I(size.width) + 1;
+            start[j] = in_place ? I(size.start) * rows + head : I(first);
+            upstream[j] = (q * problem.heads + head) * problem.channels;
+          }
         }
       }
     }
-    for (; j % 16 != 0; ++j) scale_x[j] = scale_y[j] = 1, pitch[j] = start[j] = 0, query[j] = 0;
+    for (; j % 16 != 0; ++j) scale_x[j] = scale_y[j] = 1, pitch[j] = start[j] = 0, upstream[j] = 0;
   }
 
   // Copies the samples of `queries` queries, whose points and weights are 2 * stride and stride numbers apart.
@@ -77,8 +94,8 @@ struct HeadSamples {
     }
   }
 
-  // Finds the cells and weights of the first `count` samples. The rest of the last 16 do not
-  // contribute. Returns whether all do.
+  // Finds the cells and weights of the first `count` samples. The rest of the last 16 do not contribute. Returns whether all do.
+  template <bool kInPlace>
   RFDETR_ONCE bool locate(int count) {
     alignas(64) A x[kRow], y[kRow];
 #pragma omp simd
@@ -97,13 +114,25 @@ struct HeadSamples {
       top -= r < convert<F>(top) ? single : none;
       const F fx = c - convert<F>(left), fy = r - convert<F>(top);
       const F right = fx * factor, bottom = fy * right, bottom_left = fy * factor - bottom, top_right = right - bottom;
+      F corner[4] = {(one - fx) * (one - fy) * factor, top_right, bottom_left, bottom};
+      const N begin = load<I, kLanes>(start + j), step = load<I, kLanes>(pitch + j);
+      if constexpr (kInPlace) {
+        const N has_left = left >= 0, has_right = left + 1 < convert<N>(sx), has_top = top >= 0,
+                has_bottom = top + 1 < convert<N>(sy);
+        const N seen[4] = {has_left & has_top, has_right & has_top, has_left & has_bottom, has_right & has_bottom};
+        for (int k = 0; k < 4; ++k) {
+          store_vector<I, kLanes>(visible[k] + j, seen[k]);
+          corner[k] = seen[k] ? corner[k] : zero;
+        }
+        store_vector<I, kLanes>(cell + j, begin + (top & has_top) * step + (left & has_left) * rows);
+        store_vector<I, kLanes>(east + j, (none + rows) & has_left & has_right);
+        store_vector<I, kLanes>(south + j, step & has_top & has_bottom);
+      } else {
+        store_vector<I, kLanes>(cell + j, begin + (top + 1) * step + left + 1);
+      }
       store_vector<I, kLanes>(inside + j, in);
-      store_vector<I, kLanes>(cell + j, load<I, kLanes>(start + j) + (top + 1) * load<I, kLanes>(pitch + j) + left + 1);
       store_vector<A, kLanes>(dx + j, fx), store_vector<A, kLanes>(dy + j, fy);
-      store_vector<A, kLanes>(weight[0] + j, (one - fx) * (one - fy) * factor);
-      store_vector<A, kLanes>(weight[1] + j, top_right);
-      store_vector<A, kLanes>(weight[2] + j, bottom_left);
-      store_vector<A, kLanes>(weight[3] + j, bottom);
+      for (int k = 0; k < 4; ++k) store_vector<A, kLanes>(weight[k] + j, corner[k]);
       all &= in;
     }
     I each = ~I(0);
@@ -112,11 +141,16 @@ struct HeadSamples {
   }
 
   // From `dot`: points becomes d location, grad_weight d weight.
+  template <bool kInPlace>
   RFDETR_ONCE void differentiate(int count) {
 #pragma omp simd
     for (int j = 0; j < count; ++j) {
-      const A top = dot[4 * j + 1] - dot[4 * j], bottom = dot[4 * j + 3] - dot[4 * j + 2];
-      const A upper = dot[4 * j] + dx[j] * top, down = dot[4 * j + 2] + dx[j] * bottom - upper;
+      A corner[4] = {dot[4 * j], dot[4 * j + 1], dot[4 * j + 2], dot[4 * j + 3]};
+      if constexpr (kInPlace) {
+        for (int k = 0; k < 4; ++k) corner[k] = visible[k][j] ? corner[k] : A(0);
+      }
+      const A top = corner[1] - corner[0], bottom = corner[3] - corner[2];
+      const A upper = corner[0] + dx[j] * top, down = corner[2] + dx[j] * bottom - upper;
       grad_weight[j] = upper + dy[j] * down;
       points[2 * j] = scale_x[j] * share[j] * (top + dy[j] * (bottom - top));
       points[2 * j + 1] = scale_y[j] * share[j] * down;
@@ -125,10 +159,10 @@ struct HeadSamples {
 
   // grad_weight: d weight -> d logit.
   RFDETR_ONCE void differentiate_softmax(int queries) {
-    for (int q = 0; q < queries; ++q) {
+    for (int first = 0; first < queries * per_query; first += per_set) {
       A mean = 0;
-      for (int j = q * per_query; j < (q + 1) * per_query; ++j) mean += share[j] * grad_weight[j];
-      for (int j = q * per_query; j < (q + 1) * per_query; ++j) grad_weight[j] = share[j] * (grad_weight[j] - mean);
+      for (int j = first; j < first + per_set; ++j) mean += share[j] * grad_weight[j];
+      for (int j = first; j < first + per_set; ++j) grad_weight[j] = share[j] * (grad_weight[j] - mean);
     }
   }
 

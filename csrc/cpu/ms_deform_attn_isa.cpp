@@ -1,8 +1,9 @@
 // The CPU kernels of multi-scale deformable attention, compiled once per instruction set (RFDETR_KERNELS names the result).
 //
 // Forward: query by query. The samples of a query are located together, then each head gathers its channels in registers.
-// Backward: head by head. A task owns one head of one image: its values and the sums of their gradients are packed in a map that
-// fits the cache, queries are visited in order, and there are no atomics. So no result depends on the number of threads.
+// Backward: a task owns one head of one image, queries are visited in order, and there are no atomics. So no result depends on
+// the number of threads. The heads of a thread are taken together and their gradients summed in place, unless the maps exceed the
+// cache and are read many times: then heads are taken one by one, and values and sums packed in a map that fits the cache.
 //
 // Layout, for heads M, channels D, row = M * D; L = kLanes numbers of a vector register, S = levels * points samples of a head:
 //
@@ -25,8 +26,8 @@
 //
 //   offset counts rows of D channels: (pixel * M) * D from the head's own first channel, because value is read in place.
 //
-// backward: a thread owns the heads begin..end of (batch, M). Loops: two heads > a few hundred queries > head > chunk of queries
-//   (locate all of its samples, L at a time) > sample > 4 corners > D / L registers:
+// backward: a thread owns the heads begin..end of (batch, M). Loops: chunk of queries (locate the samples of all heads, L at a
+//   time) > sample > 4 corners > D / L registers. With packed maps, two heads > a few hundred queries > head come before:
 //
 //     map, one cell per pixel and a border around each level (see head_samples.h)
 //       cell    | value: D | sum of gradients: D |
@@ -71,13 +72,7 @@ struct Kernels {
           for (int part = 0; part < kParts; ++part) total[part] += at.weight[k][j] * load<A, kLanes>(corner + part * kLanes);
         }
       }
-      for (int part = 0; part < kParts; ++part) {
-        if constexpr (sizeof(T) == sizeof(A)) {
-          *reinterpret_cast<V*>(out + part * kLanes) = total[part];
-        } else {
-          for (int lane = 0; lane < kLanes; ++lane) store(out + part * kLanes + lane, total[part][lane]);
-        }
-      }
+      for (int part = 0; part < kParts; ++part) store_lanes<T, A, kLanes>(out + part * kLanes, total[part]);
     } else {
       for (int64_t c = 0; c < channels; ++c) {
         A total = 0;
@@ -107,7 +102,9 @@ struct Kernels {
         T* out = output + query * row + m * channels;
         for (int h = 0; h < sets; ++h) {
           const T* head = image + (m + h) * channels;
-          if (all) {
+          if (all && samples == 2) {  // a number that the compiler knows, so that it unrolls the loop
+            gather<false>(at, head, 2 * h, 2 * h + 2, out + h * channels);
+          } else if (all) {
             gather<false>(at, head, h * samples, (h + 1) * samples, out + h * channels);
           } else {
             gather<true>(at, head, h * samples, (h + 1) * samples, out + h * channels);
@@ -118,17 +115,7 @@ struct Kernels {
   }
 
   void backward(const Gradients& to, int64_t begin, int64_t end) const {
-    const HeadGradient<T, kChannels> gradient{problem};
-    const Buffer<HeadSamples<A>> scratch(1);
-    HeadSamples<A>* const at = new (scratch.data) HeadSamples<A>(problem);
-    const int together = gradient.together(end - begin);
-    const Buffer<A> maps(together * gradient.numbers());
-    memset(maps.data, 0, sizeof(A) * size_t(together * gradient.numbers()));
-    for (int64_t task = begin, heads; task < end; task += heads) {
-      const int64_t b = task / problem.heads, m = task % problem.heads;
-      heads = min_of(min_of(together, problem.heads - m), end - task);
-      gradient.run(call, to, b, m, int(heads), *at, maps.data);
-    }
+    HeadGradient<T, kChannels>{problem}.run(call, to, begin, end);
   }
 };
 

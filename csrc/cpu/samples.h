@@ -80,8 +80,14 @@ struct Samples {
   RFDETR_ONCE void read(const A* __restrict__ points, const A* __restrict__ weights, const A* box, int count, int per_level) {
     const A unit = offset_unit<A>(per_level);
     const A cx = box ? box[0] : A(0), cy = box ? box[1] : A(0), w = box ? box[2] * unit : A(1), h = box ? box[3] * unit : A(1);
-#pragma omp simd
-    for (int j = 0; j < count; ++j) x[j] = cx + points[2 * j] * w, y[j] = cy + points[2 * j + 1] * h, share[j] = weights[j];
+    int j = 0;
+    for (; j + kLanes <= count; j += kLanes) {
+      F even, odd;
+      load_pairs<A, kLanes>(points + 2 * j, even, odd, std::make_integer_sequence<int, kLanes>());
+      store_vector<A, kLanes>(x + j, cx + even * w), store_vector<A, kLanes>(y + j, cy + odd * h);
+      store_vector<A, kLanes>(share + j, load<A, kLanes>(weights + j));
+    }
+    for (; j < count; ++j) x[j] = cx + points[2 * j] * w, y[j] = cy + points[2 * j + 1] * h, share[j] = weights[j];
   }
 
   // Computes corners and weights of the first `count` samples; `rows` rows of channels from pixel to pixel. Returns whether all

@@ -6,6 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+#include <utility>
+
 #pragma GCC diagnostic ignored "-Wignored-attributes"  // vectors as template arguments: alignment is not needed there
 #pragma GCC diagnostic ignored "-Wpsabi"               // vectors as arguments: of inlined functions only
 #if defined(__x86_64__)
@@ -182,6 +185,46 @@ RFDETR_INLINE void sums_of_16(const Vector<float, 16> (&v)[16], float* to) {
   _mm512_storeu_ps(to, _mm512_permutexvar_ps(order, sums));
 }
 #endif
+
+// `x`, rounded to the type of `to`.
+template <class T, class A, int N>
+RFDETR_INLINE void store_lanes(T* to, const Vector<A, N>& x) {
+  if constexpr (sizeof(T) == sizeof(A)) {
+    store_vector<A, N>(to, x);
+    return;
+  }
+#if defined(__F16C__)
+  if constexpr (std::is_same_v<T, Float16> && N == 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+    return;
+  }
+#endif
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, Float16> && N == 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+    return;
+  }
+#endif
+  if constexpr (std::is_same_v<T, BFloat16>) {  // as `store` does it
+    typedef Vector<uint32_t, N> U;
+    const U word = (U)x, rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16, quiet = U{} + 0x7fc0u;
+    const U bits = (word & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+    store_vector<uint16_t, N>(&to->bits, __builtin_convertvector(bits, Vector<uint16_t, N>));
+    return;
+  }
+  for (int lane = 0; lane < N; ++lane) store(to + lane, x[lane]);
+}
+
+// The even and the odd ones of 2 * N numbers.
+template <class A, int N, int... kLane>
+RFDETR_INLINE void load_pairs(const A* from, Vector<A, N>& even, Vector<A, N>& odd, std::integer_sequence<int, kLane...>) {
+#if __has_builtin(__builtin_shufflevector)
+  const Vector<A, N> low = load<A, N>(from), high = load<A, N>(from + N);
+  even = __builtin_shufflevector(low, high, (2 * kLane)...), odd = __builtin_shufflevector(low, high, (2 * kLane + 1)...);
+#else
+  even = Vector<A, N>{from[2 * kLane]...}, odd = Vector<A, N>{from[2 * kLane + 1]...};
+#endif
+}
 
 // e^x for x <= 0 (relative error about 1e-7; 0 below -87; NaN stays NaN). The plain function for double.
 RFDETR_INLINE float exp_of(float x) {

@@ -53,6 +53,33 @@ def test_gradients_against_reference(device: str, dtype: torch.dtype, levels: li
         assert (a.double() - b).abs().max().item() <= TOLERANCE[dtype] * (b.abs().max().item() + 1)
 
 
+@pytest.mark.parametrize("queries", [20, 1000])
+@pytest.mark.parametrize("channels", [16, 20])
+def test_gradients_of_large_maps(queries: int, channels: int) -> None:
+    """More samples than pixels and fewer: packed maps and sums in place, on the CPU."""
+    levels = [(90, 80), (30, 20)]
+    inputs = [
+        tensor.requires_grad_()
+        for tensor in sample_inputs(
+            levels,
+            heads=4,
+            queries=queries,
+            points=4,
+            channels=channels,
+            dtype=torch.float32,
+            away_from_knots=True,
+        )
+    ]
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    out = ms_deform_attn(inputs[0], levels, *inputs[1:])
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad(out, inputs, upstream)
+    expected = ms_deform_attn_reference(wide[0], levels, *wide[1:])
+    theirs = torch.autograd.grad(expected, wide, upstream.double())
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.double() - b).abs().max().item() <= 2e-5 * (b.abs().max().item() + 1)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 def test_gradcheck(device: str, levels: list) -> None:
@@ -248,12 +275,16 @@ def test_strides_and_offsets(device: str) -> None:
     torch.testing.assert_close(strided, plain)
 
 
-def test_reproducible_whatever_the_threads() -> None:
-    inputs = sample_inputs([(12, 9)], batch=2, queries=200, channels=16, dtype=torch.float32)
+# on the CPU: gradients in place, and in packed maps (large maps with more samples than pixels)
+@pytest.mark.parametrize(("levels", "queries"), [([(12, 9)], 200), ([(90, 80), (30, 20)], 1000)])
+def test_reproducible_whatever_the_threads(levels: list, queries: int) -> None:
+    inputs = sample_inputs(
+        levels, batch=2, queries=queries, heads=5, points=4, channels=16, dtype=torch.float32
+    )
     inputs = [tensor.requires_grad_() for tensor in inputs]
 
     def results() -> list[torch.Tensor]:
-        out = ms_deform_attn(inputs[0], [(12, 9)], *inputs[1:])
+        out = ms_deform_attn(inputs[0], levels, *inputs[1:])
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]
 
     assert_same_for_any_threads(results)
