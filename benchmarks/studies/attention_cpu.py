@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from benchmarks.cases import (
 from benchmarks.ratios import ratio, turns_ms
 from rfdetr_repro.ops import build_info, ms_deform_attn
 from rfdetr_repro.ops.library import OPERATORS
+from rfdetr_repro.spec.errors import InputError, run_main
 
 PEER = "torch_ms_deform_attn"
 STEP = 64  # images that torch-ms-deform-attn takes at a time
@@ -71,13 +72,17 @@ def calls_by_pass(case: str) -> dict[str, Calls]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line per case, pass and way of taking turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--rounds", type=int, default=200, help="of the small cases; of the others, a fifth"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    if PEER not in peers():
+        raise InputError(
+            "torch-ms-deform-attn is not installed: pip install torch-ms-deform-attn==0.1.1"
+        )
     torch.set_num_threads(1)
     print(build_info())
     for case, (batch, queries, _, _) in CASES.items():
@@ -94,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_main(main))
