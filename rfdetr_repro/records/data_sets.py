@@ -192,8 +192,10 @@ def regression(
     sets = len(knobs)
     if sets < FEWEST:
         return Regression(statistic, knob, sets, told=f"fewer than {FEWEST} data sets")
-    if len(set(knobs)) < 2:
-        return Regression(statistic, knob, sets, told="the same knob for all data sets")
+    for name, values in ((knob, knobs), (statistic, statistics)):
+        if len(set(values)) < 2:  # neither a constant has a line, nor what never changes with it
+            told = f"the same {name.lower()} for all data sets"
+            return Regression(statistic, knob, sets, told=told)
     line = scipy.stats.linregress(knobs, statistics)
     half = float(scipy.special.stdtrit(sets - 2, (1 + CONFIDENCE) / 2)) * float(line.stderr)
     slope = float(line.slope)

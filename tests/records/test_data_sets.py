@@ -15,7 +15,7 @@ from scipy import stats
 from rfdetr_repro.records.data_sets import (
     RELATIONS,
     VARIANTS,
-    mean_gain,
+    gains_of,
     mean_over_sets,
     regression,
     regressions,
@@ -70,21 +70,20 @@ def test_results_are_of_one_split_and_of_this_campaign(records: list[Record]) ->
     assert results_of(others[1:]) == []
 
 
-def test_a_mean_gain_is_students_of_the_paired_differences(records: list[Record]) -> None:
-    results = results_of(records)
-    found, sets = mean_gain(results, FIXED, TUNED)
-    gains = np.array([10.0, 10.0, 5.0, 12.0])
+def test_the_mean_gain_is_students_of_the_paired_differences(records: list[Record]) -> None:
+    gains = gains_of(results_of(records), FIXED, TUNED)
+    assert gains == pytest.approx([10.0, 10.0, 5.0, 12.0])
+    found = mean_over_sets(gains)
     interval = stats.ttest_1samp(gains, 0.0).confidence_interval(0.95)
-    assert sets == 4
-    assert (found.value, found.low, found.high) == pytest.approx((gains.mean(), *interval))
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(gains), *interval))
 
 
 def test_a_data_set_without_one_side_is_not_in_the_difference(records: list[Record]) -> None:
     kept = [one for one in records if (one.data.name, one.model.variant) != ("eggs", TUNED)]
-    found, sets = mean_gain(results_of(kept), FIXED, TUNED)
-    assert sets == 3 and found.value == pytest.approx(25 / 3)
+    gains = gains_of(results_of(kept), FIXED, TUNED)
+    assert len(gains) == 3 and mean_over_sets(gains).value == pytest.approx(25 / 3)
     nothing = [one for one in records if one.model.variant == FIXED]
-    assert mean_gain(results_of(nothing), FIXED, TUNED) is None
+    assert gains_of(results_of(nothing), FIXED, TUNED) == []
 
 
 def test_no_interval_of_one_data_set() -> None:
@@ -125,8 +124,10 @@ def test_regressions_are_scipys(records: list[Record]) -> None:
 
 def test_no_line_without_points() -> None:
     assert regression("a", "b", [1, 2], [1, 2]).told == "fewer than 3 data sets"
-    same = regression("a", "b", [2, 2, 2], [1, 2, 3])
-    assert same.slope is None and same.told == "the same knob for all data sets"
+    knob = regression("Sizes", "Windows", [2, 2, 2], [1, 2, 3])
+    assert knob.slope is None and knob.told == "the same windows for all data sets"
+    statistic = regression("Sizes", "Windows", [1, 2, 3], [2, 2, 2])
+    assert statistic.slope is None and statistic.told == "the same sizes for all data sets"
 
 
 def test_facts_of_the_train_split_do_not_change_the_id(records: list[Record]) -> None:
