@@ -15,7 +15,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import MODES, runtimes_of
 
-from .record import FINE_TUNING, TUNED, MeasuredRecord, Record
+from .record import FINE_TUNING, RF100, RIVALS, TUNED, MeasuredRecord, Record
 
 
 @dataclass(frozen=True)
@@ -293,17 +293,18 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
 
     The same file with and without a CUDA graph gives two points, and so does a file that was
     measured on two data sets, even if they have one name. Records of fine-tuned models, which are
-    not part of what was searched, are left out, and so are protocols other than the usual buffered
-    and sustained protocols.
+    not part of what was searched, are left out, and so are comparisons with rivals and over many
+    data sets, which have tables of their own, and protocols other than the usual buffered and
+    sustained protocols.
     """
     groups: dict[tuple[object, ...], list[dict[str, Record]]] = {}
     for record in records:
         if record.source != "protocol":
             continue
         split = _split(record)
-        tuned = record.campaign == FINE_TUNING or record.model.variant == TUNED
+        other = record.campaign in (FINE_TUNING, RIVALS, RF100) or record.model.variant == TUNED
         usual = (record.protocol is None or record.protocol.usual) and split in ("val", "test")
-        if record.artifact is not None and usual and not tuned:
+        if record.artifact is not None and usual and not other:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
