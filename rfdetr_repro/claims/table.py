@@ -44,8 +44,9 @@ def claims_table(found: Sequence[Judged]) -> Table:
     table = Table("claims", "The claims of the paper, each with a verdict", columns)
     for one in found:
         heading = f"{one.claim.id}. {one.claim.sentence} ({one.claim.place}): {one.word}"
+        ids = Counter(finding.comparison.id for finding in one.findings)
         for finding in one.findings:
-            row = _row(finding)
+            row = _row(finding, ids[finding.comparison.id] > 1)
             row["claim"] = Cell(one.claim.sentence)
             table.add(row, heading)
     counts = Counter(one.word for one in found)
@@ -66,11 +67,13 @@ def commands_lines(found: Sequence[Judged]) -> list[str]:
     return lines
 
 
-def _row(finding: Finding) -> dict[str, Cell]:
+def _row(finding: Finding, several: bool) -> dict[str, Cell]:
+    """``several``: whether the comparison has other rows, from which only its scale tells it."""
     part = finding.comparison
+    told = f"{part.what} ({finding.scale.words})" if several and finding.scale else part.what
     row = {
         "id": Cell(part.id),
-        "what": Cell(part.what),
+        "what": Cell(told, value=part.what),
         "expected": Cell(part.expected.words),
         "unit": Cell(UNITS[part.measure]),
         "verdict": Cell(finding.word, tone=_TONES[finding.word]),

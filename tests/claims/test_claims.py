@@ -221,6 +221,14 @@ def test_trainings_of_another_scale_are_another_finding():
         (3, "100 steps from the pico weights"),
         (3, "500 steps from the pico backbone"),
     ]
+    rows = claims_table([claim]).rows  # the printed table may have no room for the scale's column
+    assert [row["what"].text.rpartition("; ")[2] for row in rows] == [
+        "100 steps from the pico weights)",
+        "500 steps from the pico backbone)",
+    ]
+    assert len({row["what"].plain for row in rows}) == 1
+    (alone,) = claims_table(judged(records[:6], claims_named("1"))).rows
+    assert alone["what"].text == alone["what"].plain
 
 
 def test_never_drawn_patches_are_paired_by_tokens():
@@ -362,10 +370,15 @@ def test_every_changed_recipe_is_a_setting_of_training():
 def test_the_records_of_the_package_answer_some_claims():
     found = {one.claim.id: one for one in judged(load_records(None))}
     depth = [one for one in found["4"].findings if one.comparison.id == "4.1"]
-    assert {one.scale.split: one.word for one in depth} == {"val": FAILS, "test": UNDECIDED}
+    assert {one.scale.words: one.word for one in depth} == {
+        "embedded val, 150 synthetic images": FAILS,
+        "embedded test, 150 synthetic images": UNDECIDED,
+        "embedded-thermal val, 100 synthetic images; 500 steps from the pico backbone": UNDECIDED,
+    }
     tuned = [one for one in found["3"].findings if one.comparison.id == "3.1"]
     assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.low > 0 for one in tuned)
-    assert found["5"].word == NOT_RUN
+    (stretched,) = [one for one in found["5"].findings if one.comparison.id == "5.1"]
+    assert stretched.word == HOLDS and stretched.pairs == 3 and found["10"].word == NOT_RUN
     (order,) = [one for one in found["8"].findings if one.comparison.id == "8.4"]
     assert order.word == HOLDS and order.reason == ONE_SEED
 
