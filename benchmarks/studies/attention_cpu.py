@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line per case, pass and way of taking turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=200, help="of the small cases; of the others, a fifth"
+        "--rounds", type=int, default=200, help="rounds of a small case; the others take a fifth"
     )
     arguments = parser.parse_args(argv)
     if PEER not in peers():

@@ -151,7 +151,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"{len(latency_ms)} configurations, {reference['images']} images; exhaustive: "
         + ", ".join(f"{one:.1f} s" for one in times),
         "",
-        "| race | image evaluations | backbone passes | CPU time | of it decisions | hypervolume |",
+        "| race | image evaluations | backbone passes | CPU time | of which decisions "
+        "| hypervolume |",
         "|---|---|---|---|---|---|",
     ]
     for row in races:

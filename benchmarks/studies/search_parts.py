@@ -233,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the parts that the store does not hold yet."""
     parser = argparse.ArgumentParser("benchmarks.studies.search_parts", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="store of the Records")
-    parser.add_argument("--only", nargs="+", help="time only parts whose names begin so")
+    parser.add_argument(
+        "--only", nargs="+", help="time only parts whose names begin with these words"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     store = Store(args.out)

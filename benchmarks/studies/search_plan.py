@@ -100,16 +100,17 @@ def plan_section(records: Sequence[Record], projected: Mapping[str, float]) -> s
     python -m benchmarks.studies.search_plan --records results/search_cost.jsonl
 
 The plan times three backbones and an export on one thread of {cpu}, and \
-interpolates between the
-three over operations. CPU time of an image, with all decoders that share the backbone: {timed}.
+interpolates between the three
+backbones by their operations. CPU time of an image, with all decoders that share the backbone:
+{timed}.
 
 | what | planned, this machine | projected, a T4 |
 |---|---|---|
 {rows}
 
 The plan leaves out decoding and resizing of pictures and the evaluation of the detections. It \
-counts as many engines as the campaign
-allows at most ({COCO.most_engines}) and {COCO.candidates} candidates, the projection \
+counts as many engines as the
+campaign allows at most ({COCO.most_engines}) and {COCO.candidates} candidates, the projection \
 {COCO.engines} engines and 30 candidates; engines of ONNX Runtime need no
 building. Times were taken in one session, so they have no interval.
 

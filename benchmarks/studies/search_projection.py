@@ -344,8 +344,8 @@ def page(
 A projection, not a measurement: no T4 was at hand. The published search took about \
 {PUBLISHED_HOURS:,} hours of a T4 for
 {size:,} configurations. Each part with a time is a Record of `results/search_cost.jsonl`: times \
-of the CPU rest on measured parts, times of
-the GPU on the assumptions that are listed below.
+of the CPU rest on measured parts,
+times of the GPU on the assumptions that are listed below.
 
     python -m benchmarks.studies.search_parts --out results/search_cost.jsonl
     python -m benchmarks.studies.search_projection --records results/search_cost.jsonl --out \
@@ -359,9 +359,9 @@ docs/search_cost.md{wrapped}
 {table}
 
 The sums count hours of GPU and of CPU alike, as if nothing ran at the same time. Shared passes \
-are exact: configurations that differ in
-decoder layers and queries only share their backbone, and deeper decoders share the layers of the \
-shallower.
+are exact: configurations
+that differ only in decoder layers and queries share their backbone, and deeper decoders share the \
+layers of the shallower.
 
 ## Against the published {PUBLISHED_HOURS:,} hours
 
@@ -406,8 +406,8 @@ the campaign `coco`, with ten more candidates |
 ## The parts that were measured
 
 The times are medians of the CPU time of one thread on {cpu}, on a machine that other programs \
-used too. The interval is the
-exact 95 % interval of the median within one session.
+used too. The
+interval is the exact 95 % interval of the median within one session.
 
 | part | median | 95 % interval | repeats |
 |---|---|---|---|
@@ -452,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--build-seconds", type=float, default=300.0, help="of one TensorRT engine on a T4")
     add("--engines", type=int, default=COCO.engines, help="measured for the latency model")
     add("--candidates", type=int, default=30, help="confirmed by the full protocol")
-    add("--builds", type=int, default=COCO.buffered.builds, help="of each confirmed file")
+    add("--builds", type=int, default=COCO.buffered.builds, help="builds of each confirmed file")
     add("--file-ms", type=float, default=8.0, help="latency of a confirmed file on a T4")
     add("--race-passes", type=float, default=0.35, help="share of the passes that a race makes")
     add(

@@ -150,7 +150,7 @@ def training_source(
         largest = max(split.images, key=lambda info: info.width * info.height)
         raise InputError(
             f"resize_on=device keeps whole pictures, and {len(places)} pictures of "
-            f"{largest.width} x {largest.height} px are more than {MOST_WHOLE >> 20} MiB",
+            f"{largest.width} x {largest.height} px take more than {MOST_WHOLE >> 20} MiB",
             largest.path,
             "leave resize_on out, or lower batch_size and raise accumulate",
         )

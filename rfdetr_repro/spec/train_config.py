@@ -174,7 +174,7 @@ class TrainConfig:
         if self.cuda_graph and self.accumulate > 1:
             raise InputError(
                 "cuda_graph=true and accumulate > 1 exclude each other: a graph writes its "
-                "gradients over those of the micro-batch before",
+                "gradients over those of the previous micro-batch",
                 hint="leave one of them out",
             )
 
