@@ -170,6 +170,11 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one search, or prints the table."""
     parser = argparse.ArgumentParser("benchmarks.studies.race_time", description=__doc__)
@@ -189,13 +194,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = args.out.with_suffix(".exhaustive")
         folder.mkdir(parents=True, exist_ok=True)
         row = searched(args.strategy, args.seed, args.data, args.records, folder)
+        _append(args.out, row)
         shutil.rmtree(folder)
     else:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             row = searched(args.strategy, args.seed, args.data, args.records, place)
-    with args.out.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+        _append(args.out, row)
     print(f"{args.strategy}: {row['cpu_s']:.1f} s of CPU time, {row['evaluations']} evaluations")
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,9 @@ UNREADABLE = (
     AttributeError,
     EOFError,
     RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    tokenize.TokenError,  # of the header of an array
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,

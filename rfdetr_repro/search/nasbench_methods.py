@@ -181,7 +181,7 @@ def racing(trial: Trial, **changes: float) -> None:
     shown: list[int] = []
 
     def evaluate(archs: Sequence[Arch], places: Sequence[int]) -> dict[Arch, Matches]:
-        waits = [part for part in EARLY if part < len(places)] if not shown else []
+        waits = [count for count in EARLY if count < len(places)] if not shown else []
         shuffled = trial.rng.sample(list(places), len(places))
         for begin, end in pairwise([0, *waits, len(places)]):
             shown.extend(shuffled[begin:end])

@@ -10,8 +10,9 @@ on the whole split: wide after a few images, exact after all. Survivors are eval
 image, and their AP equals that of the exhaustive search.
 
 A backbone is paid for as long as one of its configurations is left. So a stage also drops whole
-backbones, the one that loses least for its latency first, while all that is lost so stays below a
-part of the frontier's hypervolume in nearly all resamples.
+backbones, the one that loses least for its latency first. What a backbone loses is the
+hypervolume that it costs in nearly all resamples, and the sum of these losses stays below a part
+of the whole. Quantiles do not add up, so this sum bounds no quantile of all that is lost together.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Rules:
     margin: float = 0.003
     resamples: int = 200
     seed: int = 0
-    # part of the hypervolume that all dropped backbones may cost, in the share ``confidence`` of
-    # the resamples; stages come to it in equal steps
+    # part of the hypervolume that the losses of all dropped backbones may add up to, each the
+    # quantile ``confidence`` over the resamples; stages come to it in equal steps
     loss: float = 0.01
 
     def __post_init__(self) -> None:
@@ -213,7 +214,8 @@ def spared_backbones(
 
     ``latency_ms``: fastest first; ``ap``: float64 (configurations, B); ``end``: the latency in ms
     where the area ends. Backbones go one after the other, the one that costs least for its latency
-    first. What one may cost is the quantile ``rules.confidence`` over the resamples.
+    first. What a backbone may cost is the quantile ``rules.confidence`` over the resamples; the sum
+    of quantiles is no quantile of all that is lost.
     """
     archs = list(latency_ms)
     ms = np.array(list(latency_ms.values()))

@@ -90,6 +90,22 @@ def test_a_damaged_file_is_refused_or_read_and_never_a_fault(tmp_path: Path) -> 
     assert refused > 200
 
 
+@pytest.mark.parametrize("shape", ["(3,,", "(9000000000000000,)", "(30000000000000000000000,)"])
+def test_a_damaged_header_of_an_array_is_refused(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "seed0-val.npz"
+    small_part().write(path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    header = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118)
+    files["objects.npy"] = b"\x93NUMPY\x01\x00" + b"\x76\x00" + header
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(InputError, match=r"seed0-val\.npz") as caught:
+        NasBench.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("missing", ["seed", "split", "space", "training", "format"])
 def test_a_file_without_its_origin_is_refused(tmp_path: Path, missing: str) -> None:
     about = {name: value for name, value in small_part().about.items() if name != missing}

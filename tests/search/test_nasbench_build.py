@@ -23,6 +23,8 @@ from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PICO_WEIGHTS
 
+# AP; the weights' arithmetic rounds differently on other processors: 9e-7 was seen without AMX
+BOUND = 1e-5
 FEW = SearchSpace((80, 96), (16,), (1,), (0, 2), (7, 25))
 
 
@@ -150,5 +152,5 @@ def test_fifty_random_configurations_of_the_published_benchmark(split: str, tmp_
     for arch in random.Random(0).sample(list(SPACE), 50):
         boxes, masks = alone(arch, data)
         assert bench.query(arch, split=split) == Answer(
-            pytest.approx(boxes, abs=1e-9), pytest.approx(masks, abs=1e-9), len(data), len(data)
+            pytest.approx(boxes, abs=BOUND), pytest.approx(masks, abs=BOUND), len(data), len(data)
         )
