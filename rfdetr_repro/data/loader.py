@@ -214,19 +214,20 @@ class TrainingSource:
         making: Making,
         pool: Executor,
     ) -> _Making[list[Batch]]:
-        if self.whole:
-            return self._begin_whole(step, micro, sizes, making, pool)
-        canvases = {size: empty_images(len(self.places), size, making.pinned) for size in sizes}
         chosen = pool.submit(chosen_indices, len(self.split), self.config, step, micro, self.hooks)
+        keys = [(step, micro, place) for place in self.places]
+        if self.whole:
+            return self._begin_whole(keys, chosen, sizes, making, pool)
+        canvases = {size: empty_images(len(self.places), size, making.pinned) for size in sizes}
         targets = [
             pool.submit(
                 self._make,
-                (step, micro, place),
+                key,
                 chosen,
                 [canvas[row].numpy() for canvas in canvases.values()],
                 making.pinned,
             )
-            for row, place in enumerate(self.places)
+            for row, key in enumerate(keys)
         ]
         return _Micro(sizes, canvases, targets)
 
@@ -244,18 +245,14 @@ class TrainingSource:
 
     def _begin_whole(
         self,
-        step: int,
-        micro: int,
+        keys: Sequence[tuple[int, int, int]],
+        chosen: Future[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         making: Making,
         pool: Executor,
     ) -> _WholeMicro:
         once = list(dict.fromkeys(sizes))
-        chosen = pool.submit(chosen_indices, len(self.split), self.config, step, micro, self.hooks)
-        pictures = [
-            pool.submit(self._whole, (step, micro, place), chosen, once, making.pinned)
-            for place in self.places
-        ]
+        pictures = [pool.submit(self._whole, key, chosen, once, making.pinned) for key in keys]
         # behind its pictures in the threads' queue, so that it waits for work that is begun
         joined = pool.submit(
             lambda: whole_batches([one.result() for one in pictures], once, making.pinned)

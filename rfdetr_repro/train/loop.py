@@ -92,6 +92,7 @@ class Loop:
         self.precision = precision(self.device, config)
         # what the steps compute in, and how, in the words of files and Records
         self.words = ", ".join([self.precision.words, *config.options])
+        self.told = ", ".join([str(self.precision), *config.options])  # with the reason
         self.state = self.new_state().with_hooks(self.hooks)
         self.ranks = Ranks.current()
         self._interrupts = Interrupts()
@@ -347,10 +348,15 @@ class Loop:
         self._passes = []
         try:
             with self._interrupts.allowed():
+                last = {id(batch): index for index, batch in enumerate(batches)}
+                here: dict[int, Batch] = {}  # on the device, for another pass of their size
                 for index, batch in enumerate(batches):
                     arch = archs[index % len(archs)]
                     if arch.key not in self.state.left_out:
-                        self._pass(batch, arch, index // len(archs), len(batches))
+                        sent = here.pop(id(batch), None) or batch.to(self.device)
+                        if index < last[id(batch)]:
+                            here[id(batch)] = sent
+                        self._pass(sent, arch, index // len(archs), len(batches))
             if updating := bool(self._passes):
                 losses = self._passes[-1].parts
                 parts = losses.also("grad_norm", self._update())
@@ -367,12 +373,14 @@ class Loop:
         return parts
 
     def _pass(self, batch: Batch, arch: Pass, micro: int, passes: int) -> None:
-        """Adds the gradients of one micro-batch at one architecture, and notes its losses."""
+        """Adds the gradients of one micro-batch, which is on the device, at one architecture, and
+        notes its losses.
+        """
         config = self.recipe.train
         seed = int(np.random.default_rng((config.seed, 2, self.state.step, micro)).integers(2**62))
         draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
         with products(self.device, self.precision.tf32):
-            total, parts = self.loss(batch.to(self.device), arch, draws)
+            total, parts = self.loss(batch, arch, draws)
             self.state.scaler.scale(total / passes).backward()
         self._settle()  # of the step before: what it waits for is over since the matching
         found = Passed(LossParts.of({"loss": total, **parts}, self.ranks, self.device), arch, micro)

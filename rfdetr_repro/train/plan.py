@@ -224,7 +224,9 @@ def run_passes(
     batch = _batch(trainer, arch, count, objects)
     spent = []
     for _ in range(repeats):
-        passed = _clocked(trainer.device, lambda: trainer._pass(batch, arch, 0, 1))
+        passed = _clocked(
+            trainer.device, lambda: trainer._pass(batch.to(trainer.device), arch, 0, 1)
+        )
         spent.append((passed, _clocked(trainer.device, trainer._update)))
     return [passed for passed, _ in spent], [updated for _, updated in spent]
 

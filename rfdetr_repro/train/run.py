@@ -175,8 +175,7 @@ def train(request: TrainRequest) -> Run:
     callbacks = [*_loggers(request), display, *request.callbacks]
     writable_folder(trainer.folder)
     if trainer.ranks.rank == 0:
-        options = trainer.recipe.train.options
-        log.info(f"precision: {', '.join([str(trainer.precision), *options])}")
+        log.info(f"precision: {trainer.told}")
     evaluate = _evaluation(request, torch.get_num_threads())
     crew = Crew.current()
     with _alone(trainer), shared(count, **arguments), crew.training(arguments):
@@ -355,6 +354,6 @@ def _result(trainer: Trainer) -> Run:
         model=trainer.folder / MODEL,
         steps=state.step,
         seconds=state.seconds,
-        precision=", ".join([str(trainer.precision), *trainer.recipe.train.options]),
+        precision=trainer.told,
         best=replace(state.best) if state.best.step else None,
     )

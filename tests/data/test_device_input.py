@@ -17,13 +17,14 @@ from tiny import TINY, TRAIN
 
 from rfdetr_repro.data import device_input, loader
 from rfdetr_repro.data.coco import CocoSplit, Sample, read_split
-from rfdetr_repro.data.device_input import filters_of, joined_pixels
+from rfdetr_repro.data.device_input import Filters, filters_of, joined_pixels
 from rfdetr_repro.data.hooks import Hooks
 from rfdetr_repro.data.loader import Making, training_batches, training_source
 from rfdetr_repro.data.loader_processes import batch_bytes, batches_by_processes
 from rfdetr_repro.data.network_input import View, network_input
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.model.checkpoints.native import load_supernet
+from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.recipe import Recipe
@@ -148,7 +149,8 @@ def test_pictures_that_are_too_large_are_named(
     source = training_source(split, CONFIG, masks=False)
     assert batch_bytes(source, SIZES) == source.most_whole_bytes == size
     monkeypatch.setattr(loader, "MOST_WHOLE", size - 1)
-    with pytest.raises(InputError, match=f"{largest.width} x {largest.height} px are more") as told:
+    words = f"{largest.width} x {largest.height} px take more"
+    with pytest.raises(InputError, match=words) as told:
         training_source(split, CONFIG, masks=False)
     assert largest.path.name in str(told.value) and "\n" not in str(told.value)
     training_source(split, replace(CONFIG, resize_on="loader"), masks=False)
@@ -184,3 +186,23 @@ def test_a_training_is_the_same_and_says_so(split: CocoSplit, tmp_path: Path) ->
     words = "float32, pictures resized on the device"
     assert load_supernet(tmp_path / "device" / MODEL)[1].precision == words
     assert load_supernet(tmp_path / "loader" / MODEL)[1].precision == "float32"
+
+
+def test_passes_of_one_size_share_their_pictures(
+    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(TINY, model=replace(TINY.model, masks=False))
+    config = replace(TRAIN, precision="float32", resize_on="device", sampling="sandwich")
+    space = SearchSpace((64,), (16,), (1,), (1, 2), (7, 10))
+    trainer = Trainer(Recipe(model, config, space), split, tmp_path)
+    batches = next(trainer._made_batches())
+    made = Filters.images
+    calls: list[Filters] = []
+
+    def counted(filters: Filters, *given: torch.Tensor) -> torch.Tensor:
+        calls.append(filters)
+        return made(filters, *given)
+
+    monkeypatch.setattr(Filters, "images", counted)
+    trainer.train_step(batches)
+    assert len(batches) == 3 and len(calls) == 1
