@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.studies.search_parts import IMAGES
 from rfdetr_repro.bench.machine import environment, this_machine
+from rfdetr_repro.evaluation.predict_split import BATCH
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import Latency, ModelId, Record
 from rfdetr_repro.records.store import Store
@@ -64,9 +65,11 @@ def records_of(made: Plan) -> list[Record]:
     ]
 
 
-def plan_section(records: Sequence[Record], projected: Mapping[str, float]) -> str:
+def plan_section(
+    records: Sequence[Record], projected: Mapping[str, float], engines: int, candidates: int
+) -> str:
     """The plan for this machine beside the projection; empty where there is no plan.
-    ``projected``: hours by name of the row.
+    ``projected``: hours by name of the row, for ``engines`` and ``candidates``.
     """
     plans = {
         str(one.model.variant): one
@@ -100,19 +103,23 @@ def plan_section(records: Sequence[Record], projected: Mapping[str, float]) -> s
     python -m benchmarks.studies.search_plan --records results/search_cost.jsonl
 
 The plan times three backbones and an export on one thread of {cpu}, and \
-interpolates between the three
-backbones by their operations. CPU time of an image, with all decoders that share the backbone:
+interpolates
+between the three backbones by their operations. CPU time of an image, with all decoders that share \
+the backbone:
 {timed}.
+Images that take less than a second each go through a backbone in batches of {BATCH}. The times of \
+the [measured
+parts](#the-parts-that-were-measured) are of single images and of another session.
 
 | what | planned, this machine | projected, a T4 |
 |---|---|---|
 {rows}
 
 The plan leaves out decoding and resizing of pictures and the evaluation of the detections. It \
-counts as many engines as the
-campaign allows at most ({COCO.most_engines}) and {COCO.candidates} candidates, the projection \
-{COCO.engines} engines and 30 candidates; engines of ONNX Runtime need no
-building. Times were taken in one session, so they have no interval.
+counts as many engines
+as the campaign allows at most ({COCO.most_engines}) and {COCO.candidates} candidates, the \
+projection {engines} engines and {candidates} candidates; engines
+of ONNX Runtime need no building. Times were taken in one session, so they have no interval.
 
 """
 

@@ -53,6 +53,8 @@ from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
 # peak operations a second, NVIDIA's T4 data sheet
 T4_FP16 = 65e12
 T4_FP32 = 8.1e12
+# ten more than the campaign confirms, so that confirmation is rather stated too dear than too cheap
+CANDIDATES = COCO.candidates + 10
 PUBLISHED_HOURS = 10_000  # of one T4, for all configurations (v2 Appendix)
 ON_T4 = "a T4, projected"
 ON_CPU = "one CPU thread, projected"
@@ -332,7 +334,8 @@ def page(
     cpu = "an unknown processor" if machine is None else machine.cpu
     table = "\n".join(f"| {row.name} | {row.figure} | {row.origin} |" for row in rows)
     published_min = 60 * PUBLISHED_HOURS / size
-    planned = plan_section(records, by_name)
+    planned = plan_section(records, by_name, assumed.engines, assumed.candidates)
+    linked = "\n([for this machine](#the-plan-for-this-machine))" if planned else ""
     spread = "\n".join(
         f"| {record.model.variant} | {_time(record.latency.median_ms)} | {_interval(record)} | "
         f"{record.latency.num_samples} |"
@@ -344,15 +347,15 @@ def page(
 A projection, not a measurement: no T4 was at hand. The published search took about \
 {PUBLISHED_HOURS:,} hours of a T4 for
 {size:,} configurations. Each part with a time is a Record of `results/search_cost.jsonl`: times \
-of the CPU rest on measured parts,
-times of the GPU on the assumptions that are listed below.
+of the CPU rest
+on measured parts, times of the GPU on the assumptions that are listed below.
 
     python -m benchmarks.studies.search_parts --out results/search_cost.jsonl
     python -m benchmarks.studies.search_projection --records results/search_cost.jsonl --out \
 docs/search_cost.md{wrapped}
 
-`rfdetr-repro search --plan` times the passes of your own supernet on your own machine instead\
-{" ([for this machine](#the-plan-for-this-machine))" if planned else ""}.
+`rfdetr-repro search --plan` times the passes of your own supernet on your own machine \
+instead{linked}.
 
 | what | figure | from |
 |---|---|---|
@@ -386,7 +389,8 @@ others modelled; {assumed.candidates} measured again |
   {IMAGES:,} images would alone add {size * IMAGES * 0.2 / 3600:,.0f} h; whether that was done is \
 not known.
 - Here, the latency of a configuration that was not confirmed comes from a model; the published \
-search measured every configuration.
+search measured every
+  configuration.
 
 {planned}## What is assumed
 
@@ -400,14 +404,14 @@ of Table 2 |
 | share of a race | {assumed.race_passes:.0%} | printed by \
 `python -m benchmarks.studies.race_time` for 162 configurations; whether it holds for {size:,} is \
 not known |
-| engines, candidates, builds | {assumed.engines}, {assumed.candidates}, {assumed.builds} | as in \
-the campaign `coco`, with ten more candidates |
+| engines, candidates, builds | {assumed.engines}, {assumed.candidates}, {assumed.builds} | the \
+campaign `coco` has {COCO.engines}, {COCO.candidates} and {COCO.buffered.builds} |
 
 ## The parts that were measured
 
 The times are medians of the CPU time of one thread on {cpu}, on a machine that other programs \
-used too. The
-interval is the exact 95 % interval of the median within one session.
+used
+too. The interval is the exact 95 % interval of the median within one session.
 
 | part | median | 95 % interval | repeats |
 |---|---|---|---|
@@ -451,7 +455,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--records", type=Path, required=True, help="Records of search_parts.py")
     add("--build-seconds", type=float, default=300.0, help="of one TensorRT engine on a T4")
     add("--engines", type=int, default=COCO.engines, help="measured for the latency model")
-    add("--candidates", type=int, default=30, help="confirmed by the full protocol")
+    add("--candidates", type=int, default=CANDIDATES, help="confirmed by the full protocol")
     add("--builds", type=int, default=COCO.buffered.builds, help="builds of each confirmed file")
     add("--file-ms", type=float, default=8.0, help="latency of a confirmed file on a T4")
     add("--race-passes", type=float, default=0.35, help="share of the passes that a race makes")
