@@ -104,8 +104,8 @@ def plan_section(
 
 The plan times three backbones and an export on one thread of {cpu}, and \
 interpolates
-between the three backbones by their operations. CPU time of an image, with all decoders that share \
-the backbone:
+between the three backbones by their operations. CPU time of an image, with all decoders that \
+share the backbone:
 {timed}.
 Images that take less than a second each go through a backbone in batches of {BATCH}. The times of \
 the [measured
