@@ -31,36 +31,21 @@ import torch
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.model.checkpoints.native import load_supernet
-from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store, read_stores
+from rfdetr_repro.search.deployment import Deployment
 from rfdetr_repro.search.evaluation import by_backbone, keep_pictures
 from rfdetr_repro.search.hypervolume import hypervolume
-from rfdetr_repro.search.latency_model import LatencyModel, heldout_error
-from rfdetr_repro.search.nasbench_latency import MODE
+from rfdetr_repro.search.nasbench_latency import MODE, fit_of_engines
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.search.search import Search
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import whole
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
-from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
 
 STRATEGIES = ("exhaustive", "race")
-
-
-def latency_fit(records: Sequence[Record], config: ModelConfig) -> tuple[LatencyModel, Any]:
-    """The latency model of the measured engines among ``records``, and its held-out error."""
-    medians = {
-        one.model.arch: one.latency.median_ms
-        for one in records
-        if one.source == "engine" and one.protocol is not None and one.protocol.mode == MODE
-        if one.model.arch is not None and one.latency is not None
-    }
-    if not medians:
-        raise InputError(f"these Records hold no {MODE} latencies of engines")
-    given = list(medians), list(medians.values()), config
-    return LatencyModel.fit(*given), heldout_error(*given)
+THREADS = 1  # of the searches, and of the engines whose latencies they use
 
 
 class Sessions:
@@ -93,11 +78,11 @@ def searched(strategy: str, seed: int, data: Path, records: Path, folder: Path) 
     """One search; its CPU time in s since the process began, what it evaluated, and the AP and
     latency in ms of the configurations that it hands over.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     detector, card, digest = load_supernet(PICO_WEIGHTS)
     split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
     keep_pictures(split)
-    model, error = latency_fit(list(read_stores([records])), card.config)
+    fit = fit_of_engines(read_stores([records]), str(Deployment()), THREADS, MODE, card.config)
     archs = list(PICO_SPACE)
     store = Store(folder / "records.jsonl")
     search = Search(
@@ -109,7 +94,7 @@ def searched(strategy: str, seed: int, data: Path, records: Path, folder: Path) 
         "decisions_s": 0.0,
     }
     if strategy == "race":
-        found, outcome = search.race(model, error, rules=Rules(seed=seed))
+        found, outcome = search.race(fit.model, fit.error, rules=Rules(seed=seed))
         cost = {
             "evaluations": outcome.evaluations(),
             "passes": outcome.backbone_passes(),
@@ -118,7 +103,7 @@ def searched(strategy: str, seed: int, data: Path, records: Path, folder: Path) 
         cpu_s = round(time.process_time(), 2)
     else:
         sessions = Sessions(folder / "sessions.json")
-        found = search.evaluate_all(model, error, sessions.progress)
+        found = search.evaluate_all(fit.model, fit.error, sessions.progress)
         cpu_s = sessions.total()
     return {
         "strategy": strategy,
@@ -128,7 +113,7 @@ def searched(strategy: str, seed: int, data: Path, records: Path, folder: Path) 
         "cpu_s": cpu_s,
         **cost,
         "ap": {one.as_searched().arch.key: one.as_accuracy().ap for one in found},
-        "latency_ms": {arch.key: model.predict(arch) for arch in archs},
+        "latency_ms": {arch.key: fit.model.predict(arch) for arch in archs},
     }
 
 
