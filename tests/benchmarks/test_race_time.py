@@ -25,6 +25,7 @@ def row(strategy: str, cpu_s: float, ap: dict[str, float], **changes: Any) -> di
         "seed": 0,
         "images": 100,
         "split_sha256": "a",
+        "weights_sha256": "b",
         "cpu_s": cpu_s,
         "evaluations": 300 if whole else 120,
         "passes": 300 if whole else 150,
@@ -51,23 +52,58 @@ def test_the_table_states_parts_of_the_exhaustive_search(
     assert "40.0% | 50.0% | 40.0% (6.0 s) | 0.5 s | 77.78% |" in capsys.readouterr().out
     with pytest.raises(InputError, match="needs an exhaustive search and a race"):
         table(rows[:1])
-    with pytest.raises(InputError, match="different images"):
-        table([*rows, row("race", 6.0, exact, split_sha256="b")])
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "race"])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"split_sha256": "c"}, "images"),
+        ({"weights_sha256": "c"}, "weights"),
+        ({"latency_ms": {FAST: 1.0, SLOW: 4.5}}, "latencies"),
+        ({"ap": {FAST: 0.2, SLOW: 0.50001}}, "AP"),
+        ({"ap": {FAST: 0.2, MIDDLE: 0.3}}, "AP"),
+        ({"split_sha256": "c", "weights_sha256": "c"}, "images, weights"),
+    ],
+)
+def test_searches_that_cannot_be_compared_are_refused(
+    tmp_path: Path, strategy: str, changes: dict[str, Any], told: str
+) -> None:
+    ap = {FAST: 0.2, SLOW: 0.5}
+    rows = [row("exhaustive", 10.0, ap), row("race", 6.0, ap)]
+    assert table(rows)
+    out = tmp_path / "times.jsonl"
+    changed = {**row(strategy, 8.0, ap, seed=3), **changes}
+    out.write_text("".join(json.dumps(one) + "\n" for one in [*rows, changed]))
+    with pytest.raises(InputError) as error:
+        main(["--out", str(out)])
+    assert f"in {told} ({strategy}, seed 3 in {out}); repeat both" in str(error.value)
+
+
+class _Clock:
+    """CPU time that the test advances."""
+
+    def __init__(self, started: float) -> None:
+        self.now = started
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def test_a_stopped_search_counts_each_backbone_once(tmp_path: Path) -> None:
     path = tmp_path / "sessions.json"
-    first = Sessions(path)
-    for item in first.progress([1, 2, 3]):
-        np.linalg.eigvals(np.random.default_rng(item).random((150, 150)))
+    clock = _Clock(2.0)
+    for item in Sessions(path, clock).progress([1, 2, 3]):
+        clock.now += item
         if item == 2:
             break  # as a kill: the second is not kept
-    kept = json.loads(path.read_text())
-    assert len(kept) == 2
-    again = Sessions(path)
-    assert list(again.progress([2, 3])) == [2, 3]
-    assert len(again.parts) == 4 and again.parts[:2] == kept
-    assert again.total() >= sum(kept)
+    assert json.loads(path.read_text()) == [2.0, 1.0]
+    clock = _Clock(5.0)  # the start of the second process does not count again
+    again = Sessions(path, clock)
+    for item in again.progress([2, 3]):
+        clock.now += 10 * item
+    clock.now += 0.5
+    assert again.total() == 2.0 + 1.0 + 20.0 + 30.0 + 0.5
 
 
 def test_the_form_in_numpy_is_the_area_below_the_envelope() -> None:
