@@ -59,7 +59,7 @@ class SharedMatcher:
         for detections in found.values():
             self.evaluator.checked(detections, kind == "segm")
         truths = self._truth(kind)
-        parts: dict[Key, list[tuple[Array, ...]]] = {key: [] for key in found}
+        parts: dict[Key, list[Matches]] = {key: [] for key in found}
         for images in zip(*found.values(), strict=True):
             if len({image.image_id for image in images}) > 1:
                 raise InputError(f"detections of different images, e.g. {images[0].image_id}")
@@ -70,7 +70,7 @@ class SharedMatcher:
                 rows = slice(ends[number], ends[number + 1])
                 count = ends[number + 1] - ends[number]
                 where = np.full(count, place, np.int32)
-                parts[key].append((where, *(column[rows] for column in columns)))
+                parts[key].append(Matches(where, *(column[rows] for column in columns)))
         return {key: _joined(part) for key, part in parts.items()}
 
     def _matched(
@@ -199,10 +199,8 @@ def _runs(groups: Array) -> list[tuple[int, int]]:
     return list(zip(begins.tolist(), ends.tolist(), strict=True))
 
 
-def _joined(parts: Sequence[tuple[Array, ...]]) -> Matches:
+def _joined(parts: Sequence[Matches]) -> Matches:
     if not parts:
         kinds = (np.int32, np.int16, np.float32, np.uint16, np.uint16)
         return Matches(*(np.zeros(0, kind) for kind in kinds))
-    return Matches.join(
-        [Matches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))]
-    )
+    return Matches.join(parts)
