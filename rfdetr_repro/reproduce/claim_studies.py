@@ -57,6 +57,20 @@ Detect = Callable[[Sequence[Arch]], dict[Arch, list[ImageDetections]]]
 
 
 @dataclass(frozen=True)
+class Given:
+    """The weights of the package."""
+
+    detector: Detector
+    card: ModelCard
+    sha256: str
+
+    @property
+    def classes(self) -> ClassMap:
+        """The classes that they detect."""
+        return ClassMap(self.card.category_ids, self.card.class_names)
+
+
+@dataclass(frozen=True)
 class StudyRequest:
     """A run of a study.
 
@@ -95,6 +109,11 @@ class StudyRequest:
         """Id -> Record, of the known Records and of those in the store."""
         return {record.id: record for record in (*self.known, *self.store.read())}
 
+    @cached_property
+    def given(self) -> Given:
+        """The weights of a study that trains nothing."""
+        return Given(*load_supernet(PICO_WEIGHTS))
+
 
 def run_study(request: StudyRequest, splits: Mapping[str, CocoSplit] | None = None) -> list[Record]:
     """Runs what is not done yet; returns the Records of the study, known ones included. ``splits``:
@@ -130,7 +149,7 @@ def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
     split.
     """
     if not request.study.trained:
-        return {SPLIT: read_split(_embedded(request), SPLIT, _given().classes)}
+        return {SPLIT: read_split(_embedded(request), SPLIT, request.given.classes)}
     source = request.data
     if source is None:
         folder = request.folder / "data" / DOMAIN
@@ -151,27 +170,8 @@ def _embedded(request: StudyRequest) -> DataSource:
     return DataSource.of(write_embedded(folder, splits=(SPLIT,)))
 
 
-@dataclass(frozen=True)
-class _Given:
-    """The weights of the package."""
-
-    detector: Detector
-    card: ModelCard
-    sha256: str
-
-    @property
-    def classes(self) -> ClassMap:
-        """What they detect."""
-        return ClassMap(self.card.category_ids, self.card.class_names)
-
-
-def _given() -> _Given:
-    return _Given(*load_supernet(PICO_WEIGHTS))
-
-
 def _given_weights(request: StudyRequest, split: CocoSplit) -> list[Record]:
-    given = _given()
-    detector = to_device(given.detector, str(choose_device(request.device)))
+    detector = to_device(request.given.detector, str(choose_device(request.device)))
     most = max(request.space.queries)
 
     def detect(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
@@ -180,7 +180,7 @@ def _given_weights(request: StudyRequest, split: CocoSplit) -> list[Record]:
             chosen = with_mixed_queries(detector, most, mixing(group[0], most))
         return shared_detections(chosen, split, group, masks=False)
 
-    return evaluate(_of_given(request, given, split), detect, _given_archs(request))
+    return evaluate(_of_given(request, split), detect, _given_archs(request))
 
 
 def _given_archs(request: StudyRequest) -> list[Arch]:
@@ -196,11 +196,12 @@ def _given_archs(request: StudyRequest) -> list[Arch]:
 
 def left_of_given(request: StudyRequest, split: CocoSplit) -> list[Arch]:
     """The configurations that a study of given weights has yet to evaluate on ``split``."""
-    wanted = _of_given(request, _given(), split)
+    wanted = _of_given(request, split)
     return [arch for arch in _given_archs(request) if wanted.record(arch).id not in request.stored]
 
 
-def _of_given(request: StudyRequest, given: _Given, split: CocoSplit) -> _Wanted:
+def _of_given(request: StudyRequest, split: CocoSplit) -> _Wanted:
+    given = request.given
     variant = UNRANKED if request.study.unranked else None
     return _Wanted(request, given.card, given.sha256, split, "rfdetr-{key}", variant, None)
 

@@ -57,7 +57,15 @@ def data(tmp_path_factory):
 
 def test_given_weights_are_evaluated_once_and_judged(data, tmp_path, monkeypatch):
     request = StudyRequest(STUDIES["weights"], tmp_path, data, space=SPACE, device="cpu")
+    loaded = []
+
+    def load(path):
+        loaded.append(path)
+        return load_supernet(path)
+
+    monkeypatch.setattr(claim_studies, "load_supernet", load)
     records = run_study(request)
+    assert loaded == [PICO_WEIGHTS]
     assert [record.model.arch for record in records] == list(SPACE)
     assert all(has_resamples(one) and one.source == one.campaign == STUDY for one in records)
     # a stand-alone subnet gives the same AP
