@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 from .coco import MasksLater, Sample
@@ -50,7 +51,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``, where its images are made if they are not yet; the batch
-        itself if it is there already.
+        itself if it is there already. Raises :class:`InputError` where the device lacks the memory
+        to make the images.
         """
         here = self.images.device
         there = here.type == device.type and device.index in (None, here.index)
@@ -58,9 +60,7 @@ class Batch:
             return self
         import torch
 
-        images = sent(self.images, device)
-        if self.filters is not None:
-            images = self.filters.images(images, sent(self.filters.numbers, device))
+        images = self._images_on(device)
         if not self.targets:
             return Batch(images, [])
         counts = [len(target.labels) for target in self.targets]
@@ -81,6 +81,24 @@ class Batch:
             )
         ]
         return Batch(images, targets)
+
+    def _images_on(self, device: torch.device) -> Tensor:
+        if self.filters is None:
+            return sent(self.images, device)
+        try:
+            numbers = sent(self.filters.numbers, device)
+            return self.filters.images(sent(self.images, device), numbers)
+        except RuntimeError as error:
+            from rfdetr_repro.ops.device import ran_out_of_memory
+
+            if not ran_out_of_memory(error):
+                raise
+            # the pictures are as large for any architecture: none is to be left out for them
+            raise InputError(
+                f"out of memory on {device} while it resized {self.filters.count} whole pictures",
+                "resize_on=device",
+                "set resize_on=loader, or lower batch_size and raise accumulate",
+            ) from error
 
     def packed(self) -> PackedBatch:
         """The same batch in as few arrays as possible, for another process."""

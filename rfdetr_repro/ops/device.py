@@ -146,6 +146,13 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the CPU did not have the memory that PyTorch asked for; the error of a
+    CPU has no type of its own.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def named(device: torch.device) -> str:
     """The name of the device, to print."""
     return (

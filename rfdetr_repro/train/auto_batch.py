@@ -19,7 +19,7 @@ import torch
 
 from rfdetr_repro.data.coco import ClassMap
 from rfdetr_repro.model.checkpoints.native import read_metadata
-from rfdetr_repro.ops.device import available_bytes, named
+from rfdetr_repro.ops.device import available_bytes, named, ran_out_of_memory
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
@@ -163,9 +163,7 @@ def first_that_fits(sizes: list[int], attempt: Callable[[int], int], limit: int)
         try:
             used = attempt(size)
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
-                error
-            ):
+            if not ran_out_of_memory(error):
                 raise
             log.debug(f"batch size {size}: out of memory")
             continue

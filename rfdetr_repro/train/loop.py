@@ -37,7 +37,7 @@ from rfdetr_repro.data.loader_processes import (
 )
 from rfdetr_repro.data.transfer import steps_on
 from rfdetr_repro.data.transforms import Batch
-from rfdetr_repro.ops.device import products
+from rfdetr_repro.ops.device import products, ran_out_of_memory
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
 from rfdetr_repro.spec.files import writable_folder
 
@@ -442,7 +442,7 @@ class Loop:
         """Continues training without an architecture that does not fit into memory. Ends training
         if that is the only architecture, with several processes, or while ``updating``.
         """
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not ran_out_of_memory(error):
             raise error
         # an update needs the same memory for any architecture, and may be half done
         if updating or self.recipe.space is None or self.ranks.size > 1:

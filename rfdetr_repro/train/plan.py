@@ -18,7 +18,7 @@ import torch
 
 from rfdetr_repro.data.coco import ClassMap
 from rfdetr_repro.data.transforms import Batch, Target
-from rfdetr_repro.ops.device import named, peak_bytes
+from rfdetr_repro.ops.device import named, peak_bytes, ran_out_of_memory
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
@@ -204,7 +204,7 @@ def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int, share: int)
             passes, updates = run_passes(trainer, arch, more, REPEATS, objects)
             kept.bytes, count = kept.bytes * more // count, more
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not ran_out_of_memory(error):
             raise
         hint = (
             "lower the batch size and raise accumulate, set checkpoint_activations=true, or choose "

@@ -188,6 +188,42 @@ def test_a_training_is_the_same_and_says_so(split: CocoSplit, tmp_path: Path) ->
     assert load_supernet(tmp_path / "loader" / MODEL)[1].precision == "float32"
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("index out of range"), ""),
+    ],
+)
+def test_without_memory_for_the_resize_no_architecture_is_left_out(
+    split: CocoSplit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+    told: str,
+) -> None:
+    model = replace(TINY, model=replace(TINY.model, masks=False))
+    config = replace(TRAIN, precision="float32", resize_on="device")
+    space = SearchSpace((64,), (16,), (1,), (1, 2), (7, 10))
+    trainer = Trainer(Recipe(model, config, space), split, tmp_path)
+
+    def fails(*_: object) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(Filters, "images", fails)
+    with pytest.raises(InputError if told else RuntimeError) as caught:
+        trainer.run()
+    if told:
+        assert str(caught.value) == (
+            f"{told} on cpu while it resized {config.batch_size} whole pictures "
+            "(resize_on=device); set resize_on=loader, or lower batch_size and raise accumulate"
+        )
+    else:
+        assert caught.value is error
+    assert not trainer.state.left_out and trainer.state.step == 0
+
+
 def test_passes_of_one_size_share_their_pictures(
     split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
