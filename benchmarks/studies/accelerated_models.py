@@ -48,6 +48,7 @@ NANO = 384  # pixels per side of RF-DETR Nano
 LABELS, ORDERS = 25, 20  # of PP-DocLayout 2: classes, and classes of its reading order
 ATTENTION_ROUNDS = 11
 LEAST_ROUNDS = 5
+SAME_POINT = 1e-3  # of the image's side: queries that start farther apart are different queries
 
 
 def build(family: str) -> Any:
@@ -105,10 +106,40 @@ def inputs(family: str, pixels: int) -> dict[str, Any]:
     return found
 
 
-def floats(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors of a model's outputs that a user reads."""
-    parts = outputs.values() if hasattr(outputs, "values") else outputs
-    return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+def floats(outputs: Any) -> dict[str, Tensor]:
+    """The floating-point tensors of a model's outputs that a user reads, by name or place."""
+    parts = outputs.items() if hasattr(outputs, "items") else enumerate(outputs)
+    return {
+        str(name): part
+        for name, part in parts
+        if isinstance(part, Tensor) and part.is_floating_point()
+    }
+
+
+def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """The largest difference where the expected outputs are finite, relative to an output's largest
+    value where that is above 1; and the number of queries that the two passes rank differently.
+
+    Models that take the best-scored tokens of the encoder as queries exchange two of them where
+    their scores differ in the last digits only. Such queries are counted and not compared.
+    """
+    points = "init_reference_points"
+    moved = torch.zeros(0, dtype=torch.bool)
+    if points in expected:
+        moved = (found[points] - expected[points]).abs().amax(dim=(0, -1)) > SAME_POINT
+    differences = []
+    for name, other in expected.items():
+        finite = torch.isfinite(other)
+        part = torch.where(finite, found[name], 0)
+        other = torch.where(finite, other, 0)
+        if moved.any() and len(moved) in other.shape:
+            queries = other.shape.index(len(moved))
+            part, other = (
+                one.index_select(queries, (~moved).nonzero()[:, 0]) for one in (part, other)
+            )
+        differences.append(float((part - other).abs().max() / other.abs().max().clamp(min=1)))
+    told = f"{float(torch.tensor(differences).max()):.0e}"  # NaN where any is
+    return f"{told} ({int(moved.sum())} of {len(moved)} queries moved)" if moved.any() else told
 
 
 @dataclass(frozen=True)
@@ -206,18 +237,13 @@ def row(family: str, pixels: int, seconds: float) -> str:
 
     expected = floats(plain())
     found = floats(ours())
-    difference = max(
-        float((one - other).abs().max() / other.abs().max().clamp(min=1))
-        for one, other in zip(found, expected, strict=True)
-        if torch.isfinite(other).all()
-    )
     calls = attention_calls(ours)
     largest = max(calls, key=lambda call: call.argument("attention_weights").numel())
     with accelerate(model) as done:
         count = len(done.replaced)
     whole = whole_ms(model, plain, seconds)
     return (
-        f"| {family} | {count} | {difference:.0e} | {largest} | "
+        f"| {family} | {count} | {largest_difference(found, expected)} | {largest} | "
         f"{compared(times_ms([largest]), 2, 1)} | {saved_ms(times_ms(calls))} | "
         f"{compared(whole, 0, 3)} |"
     )
