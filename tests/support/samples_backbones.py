@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tiny import TINY
 
+from rfdetr_repro.model.checkpoints.backbone_folders import detector_with, read_backbone
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.backbones import conv_fields, vit_fields
@@ -92,3 +93,11 @@ def their_folder(path: Path, kind: str, **changes: Any) -> Any:
     theirs = their_backbone(kind, **changes)
     theirs.save_pretrained(path)
     return theirs
+
+
+# the size into which folders are read
+ROW = Preset(replace(TINY.model, pos_grid=4), Arch(64, 16, 1, 2, 10))
+
+
+def read(path: Path, row: Preset = ROW) -> Detector:
+    return detector_with(row, read_backbone(path), seed=0)[0]
