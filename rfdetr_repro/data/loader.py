@@ -190,10 +190,7 @@ class TrainingSource:
             self._make((step, micro, place), chosen, [one[row].numpy() for one in images], False)
             for row, place in enumerate(self.places)
         ]
-        return [
-            Batch(one, [of_picture[index] for of_picture in targets])
-            for index, one in enumerate(images)
-        ]
+        return written_batches(images, targets)
 
     def begin_step(
         self, step: int, sizes: Sequence[tuple[int, int]], making: Making, pool: Executor
@@ -229,7 +226,10 @@ class TrainingSource:
             )
             for row, key in enumerate(keys)
         ]
-        return _Micro(sizes, canvases, targets)
+        return _Micro(
+            sizes,
+            lambda: written_batches(list(canvases.values()), [one.result() for one in targets]),
+        )
 
     def _make(
         self,
@@ -250,14 +250,14 @@ class TrainingSource:
         sizes: Sequence[tuple[int, int]],
         making: Making,
         pool: Executor,
-    ) -> _WholeMicro:
+    ) -> _Micro:
         once = list(dict.fromkeys(sizes))
         pictures = [pool.submit(self._whole, key, chosen, once, making.pinned) for key in keys]
         # behind its pictures in the threads' queue, so that it waits for work that is begun
         joined = pool.submit(
             lambda: whole_batches([one.result() for one in pictures], once, making.pinned)
         )
-        return _WholeMicro(sizes, joined)
+        return _Micro(sizes, joined.result)
 
     def _whole(
         self,
@@ -322,34 +322,26 @@ def whole_batches(
     return batches
 
 
-@dataclass(frozen=True)
-class _WholeMicro:
-    """A micro-batch of whole pictures in the making."""
-
-    sizes: Sequence[tuple[int, int]]
-    joined: Future[list[Batch]]  # at each size once
-
-    def result(self) -> list[Batch]:
-        """The batch of each pass, when its pictures are decoded."""
-        batches = dict(zip(dict.fromkeys(self.sizes), self.joined.result(), strict=True))
-        return [batches[size] for size in self.sizes]
+def written_batches(images: Sequence[Tensor], targets: Sequence[list[Target]]) -> list[Batch]:
+    """The batch at each size of images that all pictures were written to; ``targets``: of each
+    picture, at each size.
+    """
+    return [
+        Batch(canvas, [of_picture[index] for of_picture in targets])
+        for index, canvas in enumerate(images)
+    ]
 
 
 @dataclass(frozen=True)
 class _Micro:
     """A micro-batch in the making."""
 
-    sizes: Sequence[tuple[int, int]]
-    canvases: dict[tuple[int, int], Tensor]
-    targets: list[Future[list[Target]]]  # of each picture, at each size
+    sizes: Sequence[tuple[int, int]]  # of each pass
+    batches: Callable[[], list[Batch]]  # waits for its pictures; at each size once
 
     def result(self) -> list[Batch]:
         """The batch of each pass, when its pictures are made."""
-        made = [future.result() for future in self.targets]
-        batches = {
-            size: Batch(canvas, [targets[index] for targets in made])
-            for index, (size, canvas) in enumerate(self.canvases.items())
-        }
+        batches = dict(zip(dict.fromkeys(self.sizes), self.batches(), strict=True))
         return [batches[size] for size in self.sizes]
 
 
@@ -388,7 +380,7 @@ def evaluation_batches(
         targets = [
             pool.submit(one, index, to) for index, to in zip(part, canvas.numpy(), strict=True)
         ]
-        return _Evaluated(_Micro([size_hw], {size_hw: canvas}, targets))
+        return _Evaluated(canvas, targets)
 
     jobs = (partial(begin, start) for start in range(0, len(chosen), batch_size))
     return _ahead(jobs, making.threads, batch_size)
@@ -398,11 +390,12 @@ def evaluation_batches(
 class _Evaluated:
     """A batch of an evaluation in the making."""
 
-    micro: _Micro
+    canvas: Tensor
+    targets: list[Future[list[Target]]]  # of each picture, at the one size
 
     def result(self) -> Batch:
-        """The batch."""
-        (batch,) = self.micro.result()
+        """The batch, when its pictures are made."""
+        (batch,) = written_batches([self.canvas], [one.result() for one in self.targets])
         return batch
 
 
