@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.gpu_steps.step import SOURCE, Step
 from benchmarks.subjects import random_meta
-from rfdetr_repro.bench.confirm import Context, Row, confirm_all
+from rfdetr_repro.bench.cells import Context, Row
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.bench.gpu.device import Watched, watching
 from rfdetr_repro.bench.watching import Silent
 from rfdetr_repro.export.artifact import Artifact, load_artifact

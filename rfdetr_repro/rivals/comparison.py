@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rfdetr_repro.bench.confirm import Context, Row, confirm_all
+from rfdetr_repro.bench.cells import Context, Row
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import RIVALS, Record

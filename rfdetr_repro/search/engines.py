@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from rfdetr_repro.bench.confirm import call_of, example_input
+from rfdetr_repro.bench.cells import call_of
+from rfdetr_repro.bench.scopes import example_input
 from rfdetr_repro.records.model_check import MEDIAN_BOUND, P95_BOUND
 from rfdetr_repro.records.pareto import metric
 from rfdetr_repro.records.record import ArtifactId, Latency, Machine, Record

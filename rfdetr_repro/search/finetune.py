@@ -41,7 +41,7 @@ from rfdetr_repro.train.run import TrainRequest, train
 from .deployment_arguments import add_deployment, deployment_of
 
 if TYPE_CHECKING:
-    from rfdetr_repro.bench.confirm import Context, Row
+    from rfdetr_repro.bench.cells import Context, Row
     from rfdetr_repro.bench.interleaved import Watch
     from rfdetr_repro.data.coco import CocoSplit
     from rfdetr_repro.export.artifact import ArtifactMeta
@@ -158,7 +158,7 @@ class FineTuning:
 
         ``splits``: train, and val or test.
         """
-        from rfdetr_repro.bench.confirm import Context
+        from rfdetr_repro.bench.cells import Context
         from rfdetr_repro.export.artifact import ArtifactMeta
         from rfdetr_repro.model.checkpoints.native import load_supernet
 
@@ -244,7 +244,7 @@ class FineTuning:
         self, deployment: Deployment, model: Detector, meta: ArtifactMeta, splits: list[CocoSplit]
     ) -> Row:
         """The file of :attr:`arch` of ``model`` on the deployment, to measure on ``splits``."""
-        from rfdetr_repro.bench.confirm import Row
+        from rfdetr_repro.bench.cells import Row
 
         from .deployment import Deployed
 

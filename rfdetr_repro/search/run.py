@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from rfdetr_repro.bench.confirm import Context
+from rfdetr_repro.bench.cells import Context
 from rfdetr_repro.data.census import print_census
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.coco_document import ClassMap

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rfdetr_repro.bench.confirm import Context, Row, confirm_all
+from rfdetr_repro.bench.cells import Context, Row
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.bench.gpu.device import Watched
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.data.coco import CocoSplit

@@ -9,4 +9,4 @@ MEASURED = 123_400_000
 
 @pytest.fixture(autouse=True)
 def known_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rfdetr_repro.bench.confirm.peak_memory_bytes", lambda *_: MEASURED)
+    monkeypatch.setattr("rfdetr_repro.bench.cells.peak_memory_bytes", lambda *_: MEASURED)

@@ -14,8 +14,10 @@ import pytest
 from samples_bench import FakeSession, fake_artifact
 from samples_coco import random_document, write_folder
 
+from rfdetr_repro.bench import cells
 from rfdetr_repro.bench import confirm as module
-from rfdetr_repro.bench.confirm import Context, Row, confirm_all
+from rfdetr_repro.bench.cells import Context, Row
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.bench.twin import stored_twin
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.records.record import AP_RULE, Accuracy
@@ -108,7 +110,7 @@ def test_accuracy_comes_before_any_latency(
 ) -> None:
     log: list[str] = []
     monkeypatch.setattr(
-        module, "accuracy_of", lambda s, *_, **__: log.append("accuracy") or (accuracy(s), None)
+        cells, "accuracy_of", lambda s, *_, **__: log.append("accuracy") or (accuracy(s), None)
     )
     measure: Callable[..., Any] = module.measure_interleaved
     monkeypatch.setattr(
@@ -164,7 +166,7 @@ def test_an_interrupted_run_keeps_its_accuracies(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        module, "accuracy_of", lambda s, *_, **__: asked.append("") or (accuracy(s), None)
+        cells, "accuracy_of", lambda s, *_, **__: asked.append("") or (accuracy(s), None)
     )
     monkeypatch.setattr(
         module, "measure_interleaved", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -176,7 +178,7 @@ def test_an_interrupted_run_keeps_its_accuracies(
     (kept,) = store.read()
     assert kept.accuracy.ap == 0.5 and kept.latency is None
     monkeypatch.undo()
-    monkeypatch.setattr(module, "accuracy_of", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr(cells, "accuracy_of", lambda *_, **__: pytest.fail("evaluated again"))
     (record,) = confirm_all(rows, [PROTOCOL], store).records["m"]
     assert record.accuracy.ap == 0.5 and record.latency is not None and store.read() == [record]
 
@@ -184,11 +186,11 @@ def test_an_interrupted_run_keeps_its_accuracies(
 def test_another_protocol_takes_the_stored_accuracy(
     tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
+    monkeypatch.setattr(cells, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
     store = Store(tmp_path / "s.jsonl")
     rows = {"m": row(tmp_path, "m", splits=(split,))}
     confirm_all(rows, [PROTOCOL], store)
-    monkeypatch.setattr(module, "accuracy_of", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr(cells, "accuracy_of", lambda *_, **__: pytest.fail("evaluated again"))
     assert (
         confirm_all(rows, [Protocol("sustained", **QUICK)], store).records["m"][0].accuracy.ap
         == 0.5
@@ -200,11 +202,11 @@ def test_an_accuracy_of_an_older_rule_is_not_taken(
 ) -> None:
     """Such a Record says what it said; a new one stands beside it with the AP of today's rule."""
     older = lambda s, *_, **__: (replace(accuracy(s, 0.4), rule=None), None)  # noqa: E731
-    monkeypatch.setattr(module, "accuracy_of", older)
+    monkeypatch.setattr(cells, "accuracy_of", older)
     store = Store(tmp_path / "s.jsonl")
     rows = {"m": row(tmp_path, "m", splits=(split,))}
     confirm_all(rows, [PROTOCOL], store)
-    monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
+    monkeypatch.setattr(cells, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
     assert confirm_all(rows, [PROTOCOL], store).records["m"][0].accuracy.ap == 0.5
     assert store.read()[-1].accuracy.rule == AP_RULE
 

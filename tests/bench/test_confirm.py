@@ -9,9 +9,11 @@ import pytest
 from samples_coco import random_document, write_folder
 from samples_export import tiny_artifact, tiny_detector
 
+from rfdetr_repro.bench import cells
 from rfdetr_repro.bench import confirm as module
+from rfdetr_repro.bench.cells import Context
 from rfdetr_repro.bench.command import run as command
-from rfdetr_repro.bench.confirm import Context, confirm
+from rfdetr_repro.bench.confirm import confirm
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.samples import load_samples
@@ -91,7 +93,7 @@ def test_nothing_is_measured_twice(
     first = confirm(artifact, splits[:1], PROTOCOLS[:1], store)
     asked = []
     monkeypatch.setattr(
-        module,
+        cells,
         "accuracy_of",
         lambda session, split, **_: asked.append(split.split) or (_ACCURACY, None),
     )

@@ -14,10 +14,12 @@ import pytest
 from samples_bench import COUNT, FakeSession, fake_artifact
 from samples_coco import random_document, write_folder
 
+from rfdetr_repro.bench import cells
 from rfdetr_repro.bench import confirm as confirming
 from rfdetr_repro.bench import parts as module
+from rfdetr_repro.bench.cells import Context, Row
 from rfdetr_repro.bench.command.run import main
-from rfdetr_repro.bench.confirm import Context, Row, confirm_all
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.bench.intervals import recompute
 from rfdetr_repro.bench.parts import (
     WARM_UP,
@@ -288,9 +290,9 @@ def test_parts_that_the_store_holds_are_not_measured_again(
     confirm_all({"m": row(tmp_path)}, [PROTOCOL], store, context=context)
     content = store.path.read_bytes()
     asked: list[Wanted] = []
-    measure = confirming.measure_parts
+    measure = cells.measure_parts
     monkeypatch.setattr(
-        confirming, "measure_parts", lambda s, w, *rest: asked.append(w) or measure(s, w, *rest)
+        cells, "measure_parts", lambda s, w, *rest: asked.append(w) or measure(s, w, *rest)
     )
     confirm_all({"m": row(tmp_path)}, [PROTOCOL], store, context=context)
     confirm_all({"m": row(tmp_path)}, [PROTOCOL], store)

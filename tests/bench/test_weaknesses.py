@@ -22,7 +22,8 @@ from samples_coco import random_detections, random_document, write_folder
 from samples_nvml import FakeNvml, opened
 from samples_watch import QUIET, Playing, recording
 
-from rfdetr_repro.bench.confirm import Row, confirm_all
+from rfdetr_repro.bench.cells import Row
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.bench.gpu.watch import GpuWatch, summed_up
 from rfdetr_repro.bench.interleaved import Call, measure, measure_interleaved
 from rfdetr_repro.bench.scopes import objects

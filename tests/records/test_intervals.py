@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from samples_bench import FakeSession, fake_artifact
 
+from rfdetr_repro.bench.cells import Row
 from rfdetr_repro.bench.command.intervals import main
-from rfdetr_repro.bench.confirm import Row, confirm_all
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.bench.intervals import recompute
 from rfdetr_repro.bench.twin import itself
 from rfdetr_repro.records.samples import SET_ASIDE, Series, load_samples, save_samples

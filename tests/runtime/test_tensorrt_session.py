@@ -15,7 +15,8 @@ from samples_backends import with_output_type
 from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
 from samples_tensorrt import A10, T4, DataType, FakeCudaRuntime, FakeDevice, FakeTrt
 
-from rfdetr_repro.bench.confirm import Row, confirm_all
+from rfdetr_repro.bench.cells import Row
+from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.export.artifact import Artifact, write_artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.tensorrt import engine as build_module

@@ -31,7 +31,7 @@ from .precisions import in_precision, precisions
 from .runtimes import backends_of, first_backend
 
 if TYPE_CHECKING:
-    from rfdetr_repro.bench.confirm import Row
+    from rfdetr_repro.bench.cells import Row
     from rfdetr_repro.data.coco import CocoSplit
     from rfdetr_repro.export.adopt.adoption import Picture
     from rfdetr_repro.export.artifact import Artifact
@@ -171,7 +171,7 @@ def rows_of(
     Raises :class:`InputError` for two files with the same name and precision, whose Records would
     replace each other.
     """
-    from rfdetr_repro.bench.confirm import Row
+    from rfdetr_repro.bench.cells import Row
 
     rows: dict[str, Row] = {}
     titles = [_title(artifact) for artifact in artifacts]

@@ -25,7 +25,8 @@ from .protocols import protocols_of
 from .runtimes import ON_CPU, backends_of, device_number, first_backend
 
 if TYPE_CHECKING:
-    from rfdetr_repro.bench.confirm import Context, Outcome, Row
+    from rfdetr_repro.bench.cells import Context, Row
+    from rfdetr_repro.bench.confirm import Outcome
     from rfdetr_repro.bench.gpu.device import Watched
     from rfdetr_repro.bench.interleaved import Watch
     from rfdetr_repro.records.store import Store
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     taken = with_batches(artifacts, args, failures)
     rows = {threads: rows_of(taken, splits, args, threads) for threads in args.threads}
     # slow to load; arguments and files are checked first
-    from rfdetr_repro.bench.confirm import Context
+    from rfdetr_repro.bench.cells import Context
     from rfdetr_repro.bench.parts import Wanted
     from rfdetr_repro.records.store import Store
 
