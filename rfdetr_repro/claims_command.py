@@ -34,16 +34,9 @@ from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
 from rfdetr_repro.paper.stated import statements
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.spec.arguments import (
-    MOST_PROCESSES,
-    ArgumentParser,
-    add_device,
-    add_records,
-    output_folder,
-    refuse,
-    whole,
-)
+from rfdetr_repro.spec.arguments import MOST_PROCESSES, ArgumentParser, output_folder, refuse, whole
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.shared_arguments import add_device, add_records
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 from rfdetr_repro.tables.command import load_records
 from rfdetr_repro.tables.format import FORMATS, render

@@ -21,9 +21,6 @@ from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import (
     MOST_THREADS,
     ArgumentParser,
-    add_architecture,
-    add_file_facts,
-    add_model,
     folder_name,
     number,
     output_file,
@@ -38,6 +35,7 @@ from rfdetr_repro.spec.model_source import ModelSource, source_at
 from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
+from rfdetr_repro.spec.shared_arguments import add_architecture, add_file_facts, add_model
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 if TYPE_CHECKING:

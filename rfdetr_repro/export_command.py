@@ -17,22 +17,19 @@ from rfdetr_repro.export.int8.command import Calibrated, add_int8, given
 from rfdetr_repro.export.plugin import ATTENTIONS, DECOMPOSED, PLUGIN, plugin_library
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.export.tensorrt.command import add_batches
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
-    add_antialias,
-    add_architecture,
-    add_file_facts,
-    add_float16_audit,
-    add_model,
-    label,
-    output_file,
-    whole,
-)
+from rfdetr_repro.spec.arguments import ArgumentParser, label, output_file, whole
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.protocol import FILE_PRECISIONS
 from rfdetr_repro.spec.resize_rules import describe
+from rfdetr_repro.spec.shared_arguments import (
+    add_antialias,
+    add_architecture,
+    add_file_facts,
+    add_float16_audit,
+    add_model,
+)
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 if TYPE_CHECKING:

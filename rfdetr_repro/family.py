@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import MAX_SIDE
-from rfdetr_repro.spec.arguments import ArgumentParser, add_model, wholes
+from rfdetr_repro.spec.arguments import ArgumentParser, wholes
 from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.spec.shared_arguments import add_model
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,23 +22,19 @@ from rfdetr_repro.bench.command.arguments import OUTPUT_WISHES, add_output_wishe
 from rfdetr_repro.data.media import Medium, media
 from rfdetr_repro.evaluation.tiles_command import add_tiles, tiling_of
 from rfdetr_repro.spec import logs
-from rfdetr_repro.spec.arguments import (
-    MOST_THREADS,
-    ArgumentParser,
-    add_antialias,
-    add_architecture,
-    add_file_facts,
-    add_model,
-    number,
-    output_folder,
-    whole,
-)
+from rfdetr_repro.spec.arguments import MOST_THREADS, ArgumentParser, number, output_folder, whole
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import atomic_path, write_atomic
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
+from rfdetr_repro.spec.shared_arguments import (
+    add_antialias,
+    add_architecture,
+    add_file_facts,
+    add_model,
+)
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 if TYPE_CHECKING:

@@ -8,15 +8,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
-    add_positional_model,
-    input_folder,
-    positional_model,
-    whole,
-)
+from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, whole
 from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK
 from rfdetr_repro.spec.model_source import ModelSource
+from rfdetr_repro.spec.shared_arguments import add_positional_model, positional_model
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 MOST_INPUTS = 100_000

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
+from rfdetr_repro.spec.arguments import ArgumentParser, output_file
+from rfdetr_repro.spec.shared_arguments import (
     add_float16_audit,
     add_positional_model,
-    output_file,
     positional_model,
 )
 from rfdetr_repro.spec.unfinished import temporary_folder

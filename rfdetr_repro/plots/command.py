@@ -11,13 +11,13 @@ from rfdetr_repro.records import stored
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
-    add_records,
     input_file,
     input_folder,
     number,
     output_folder,
 )
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.shared_arguments import add_records
 
 if TYPE_CHECKING:
     from .figures import Rivals

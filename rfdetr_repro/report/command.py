@@ -6,13 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from rfdetr_repro.records import stored
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
-    add_records,
-    input_folder,
-    output_file,
-)
+from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, output_file
 from rfdetr_repro.spec.collector import uncollected
+from rfdetr_repro.spec.shared_arguments import add_records
 
 
 def parser() -> argparse.ArgumentParser:

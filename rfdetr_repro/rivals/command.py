@@ -18,16 +18,10 @@ from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import parse_shape
-from rfdetr_repro.spec.arguments import (
-    LARGEST_SEED,
-    ArgumentParser,
-    add_device,
-    output_folder,
-    whole,
-    wholes,
-)
+from rfdetr_repro.spec.arguments import LARGEST_SEED, ArgumentParser, output_folder, whole, wholes
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import WHOLE, Protocol
+from rfdetr_repro.spec.shared_arguments import add_device
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 
 if TYPE_CHECKING:

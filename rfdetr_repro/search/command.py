@@ -20,21 +20,14 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_repro.bench.command.arguments import split_names
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec import logs
-from rfdetr_repro.spec.arguments import (
-    MOST_PROCESSES,
-    ArgumentParser,
-    add_device,
-    add_model,
-    folder_names,
-    number,
-    whole,
-)
+from rfdetr_repro.spec.arguments import MOST_PROCESSES, ArgumentParser, folder_names, number, whole
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import (
     DECISION,
     MODES,
 )
+from rfdetr_repro.spec.shared_arguments import add_device, add_model
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 
 from .deployment_arguments import add_deployment, deployment_of

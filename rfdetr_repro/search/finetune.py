@@ -23,18 +23,12 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, TUNED, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
-    add_device,
-    add_model,
-    add_training,
-    output_folder,
-    whole,
-)
+from rfdetr_repro.spec.arguments import ArgumentParser, output_folder, whole
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import milliseconds
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
+from rfdetr_repro.spec.shared_arguments import add_device, add_model, add_training
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 from rfdetr_repro.train.run import TrainRequest, train
 

@@ -20,8 +20,9 @@ from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import read_stores
-from rfdetr_repro.spec.arguments import ArgumentParser, add_records, input_path
+from rfdetr_repro.spec.arguments import ArgumentParser, input_path
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.shared_arguments import add_records
 
 from .answer import Answer, answer
 from .answer_table import answer_table, for_paper

@@ -10,17 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
-    add_device,
-    add_steps,
-    add_training,
-    output_folder,
-    whole,
-)
+from rfdetr_repro.spec.arguments import ArgumentParser, output_folder, whole
 from rfdetr_repro.spec.backbones import BACKBONES, name_of, with_backbone
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PICO_TRAIN, Preset, preset
+from rfdetr_repro.spec.shared_arguments import add_device, add_steps, add_training
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 
 if TYPE_CHECKING:

@@ -24,10 +24,6 @@ from rfdetr_repro.spec.arch import SearchSpace, parse_shape
 from rfdetr_repro.spec.arguments import (
     LARGEST_SEED,
     ArgumentParser,
-    add_device,
-    add_model,
-    add_steps,
-    add_training,
     input_path,
     label,
     output_folder,
@@ -51,6 +47,7 @@ from rfdetr_repro.spec.presets import (
     Preset,
     preset,
 )
+from rfdetr_repro.spec.shared_arguments import add_device, add_model, add_steps, add_training
 from rfdetr_repro.spec.sizing import Sizing
 from rfdetr_repro.spec.train_config import (
     PARTS,

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rfdetr_repro.export.artifact import MOST_IMAGES
-from rfdetr_repro.spec.arguments import (
-    ArgumentParser,
-    add_positional_model,
-    output_folder,
-    positional_model,
-    whole,
-)
+from rfdetr_repro.spec.arguments import ArgumentParser, output_folder, whole
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.model_source import ModelSource
+from rfdetr_repro.spec.shared_arguments import add_positional_model, positional_model
 
 from .engine import BATCHES, MODULES
 
