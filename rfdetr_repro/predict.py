@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rfdetr_repro.bench.command.arguments import OUTPUT_WISHES, add_output_wishes
+from rfdetr_repro.bench.command.wishes import OUTPUT_WISHES, add_output_wishes
 from rfdetr_repro.data.media import Medium, media
 from rfdetr_repro.evaluation.tiles_command import add_tiles, tiling_of
 from rfdetr_repro.spec import logs

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rfdetr_repro.bench.command.arguments import split_names
+from rfdetr_repro.bench.command.named_inputs import split_names
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, ArgumentParser, folder_names, number, whole

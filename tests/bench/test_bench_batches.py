@@ -10,7 +10,9 @@ from samples_export import ARCH, meta, tiny_detector
 
 from rfdetr_repro import cli
 from rfdetr_repro.bench.command import run as command
-from rfdetr_repro.bench.command.arguments import check, files_of, models_of, parser
+from rfdetr_repro.bench.command.arguments import parser
+from rfdetr_repro.bench.command.checks import check
+from rfdetr_repro.bench.command.named_inputs import files_of, models_of
 from rfdetr_repro.bench.command.printing import beside, lines
 from rfdetr_repro.bench.command.protocols import protocols_of
 from rfdetr_repro.export.onnx.exporter import export_onnx

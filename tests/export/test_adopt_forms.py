@@ -302,9 +302,9 @@ def test_a_half_precision_file_is_called_so(tmp_path: Path) -> None:
 
 
 def test_the_command_lists_the_same_choices() -> None:
-    from rfdetr_repro.bench.command import arguments
+    from rfdetr_repro.bench.command import wishes
 
-    assert (arguments.FORMS, arguments.BOXES, arguments.CLASSES) == (FORMS, BOXES, CLASSES)
+    assert (wishes.FORMS, wishes.BOXES, wishes.CLASSES) == (FORMS, BOXES, CLASSES)
 
 
 @pytest.mark.parametrize("order", [("scores", "labels", "boxes"), ("boxes", "labels", "scores")])

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from samples_record import SHA, fixed_record
 
-from rfdetr_repro.bench.command.arguments import check, parser
+from rfdetr_repro.bench.command.arguments import parser
+from rfdetr_repro.bench.command.checks import check
 from rfdetr_repro.bench.command.precisions import precisions
 from rfdetr_repro.bench.command.protocols import protocols_of
 from rfdetr_repro.paper.campaigns import campaign_models

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="the programs of the commands need torch")
 
 from rfdetr_repro.bench import models
-from rfdetr_repro.bench.command import arguments
+from rfdetr_repro.bench.command import checks, named_inputs
 from rfdetr_repro.cli import VERBS
 from rfdetr_repro.paper.cells import Row, Slot, cells, table_rows
 from rfdetr_repro.paper.published import TABLES
@@ -85,9 +85,9 @@ def check(words: list[str]) -> None:
     args = parsed(words)
     program = words[2].removeprefix("rfdetr_repro.")
     if program == "bench":
-        arguments.check(args)
+        checks.check(args)
         assert set(args.backend or ()) <= set(BACKENDS)
-        check_models(arguments.names(args), args)
+        check_models(named_inputs.names(args), args)
     elif program == "bench.costs":
         assert args.models == "paper"
     elif program == "finetune":

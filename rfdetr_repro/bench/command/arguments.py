@@ -1,43 +1,32 @@
-"""Arguments of the benchmark command, and what they name."""
+"""Arguments of the benchmark command."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
 
-from rfdetr_repro.bench.gpu.device import uses_gpu
 from rfdetr_repro.data.source import add_data_arguments
 from rfdetr_repro.paper.campaigns import CAMPAIGNS
-from rfdetr_repro.spec.arch import parse_shape
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     folder_names,
     former_names,
-    input_file,
     input_path,
-    label,
     number,
     output_file,
     whole,
     wholes,
 )
-from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import LABELS_HELP
 from rfdetr_repro.spec.protocol import (
     AP_GATES,
     BACKENDS,
     MEASURED_PRECISIONS,
-    OF_ENGINES,
     REAL,
     WHOLE,
-    WITH_GRAPH,
     Protocol,
 )
 
-from .parts import add_parts, check_parts
-from .precisions import precisions
+from .parts import add_parts
 from .protocols import (
     BUILDS,
     FORMAL_S,
@@ -45,31 +34,10 @@ from .protocols import (
     PROTOCOLS,
     QUICK_BUILDS,
     QUICK_SAMPLES,
-    modes_of,
 )
-from .runtimes import backends, device_api, first_backend, thread_counts
+from .runtimes import backends, device_api, thread_counts
+from .wishes import add_wishes
 
-Kind = TypeVar("Kind")
-FORMS = (
-    "decoded",
-    "detr",
-    "detr-softmax",
-    "boxes-scores",
-    "rows",
-    "rows-seg",
-    "rtdetr",
-    "yolo",
-    "yolo-seg",
-    "yolo-objectness",
-)
-NORMALISE = ("none", "imagenet", "bytes", "bgr-bytes", "bgr")
-RESIZE = ("stretch", "letterbox")
-CLASSES = ("order", "ids", "background-first")
-BOXES = tuple(
-    f"{order}-{unit}"
-    for order in ("xyxy", "cxcywh", "xywh", "yxyx")
-    for unit in ("pixels", "relative")
-)
 GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
 # limits of a series: a day, a million samples, and one frame in 100 s
 LONGEST_S = 86_400.0
@@ -326,197 +294,3 @@ def parser() -> argparse.ArgumentParser:
         "--wide", action="store_true", help="print all columns, however narrow the terminal is"
     )
     return parsed
-
-
-def add_wishes(group: argparse._ArgumentGroup) -> None:
-    """Adds the options that describe a file of another program.
-
-    An option that is left out is inferred from the file and from a run on images, and printed.
-    """
-    add_output_wishes(group)
-    group.add_argument(
-        "--shape",
-        type=parse_shape,
-        help="height x width of the input, such as 384x640, for a file that leaves the size open",
-    )
-    group.add_argument(
-        "--antialias",
-        action=argparse.BooleanOptionalAction,
-        help="whether the resize averages over pixels when an image shrinks",
-    )
-
-
-OUTPUT_WISHES = ("form", "boxes", "classes", "normalise", "resize")
-
-
-def add_output_wishes(group: argparse._ArgumentGroup) -> None:
-    """Adds the options of OUTPUT_WISHES, for commands with their own ``--shape``."""
-    group.add_argument(
-        "--form",
-        choices=FORMS,
-        help="format of the model's outputs (docs/any_onnx.md lists the formats)",
-    )
-    group.add_argument(
-        "--boxes",
-        choices=BOXES,
-        help="order of a box's four numbers, and their unit: pixels of the input, or relative to "
-        "the input's size",
-    )
-    group.add_argument(
-        "--classes",
-        choices=CLASSES,
-        help="category of output class k; order: the k-th category; ids: the category with id k; "
-        "background-first: the k-th category, and class 0 is no object",
-    )
-    group.add_argument(
-        "--normalise",
-        choices=NORMALISE,
-        help="normalisation that the model's input needs, starting from RGB in 0..1",
-    )
-    group.add_argument(
-        "--resize", choices=RESIZE, help="how an image is resized to the model's input"
-    )
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raises :class:`InputError` for arguments that contradict each other, before anything is
-    loaded.
-    """
-    if not args.onnx and not names(args) and args.campaign is None:
-        raise InputError(
-            "nothing to measure", hint="give --model FILE..., --models NAME,... or --campaign NAME"
-        )
-    backend = first_backend(args)
-    if (args.spin_ms or args.flush_l2) and not uses_gpu(backend):
-        raise InputError(
-            f"--spin-ms and --flush-l2 need a GPU, and the backend {backend} runs on the CPU",
-            hint="leave them out",
-        )
-    if args.spin_ms and "buffered" not in PROTOCOLS[modes_of(args)]:
-        raise InputError(
-            f"--spin-ms is part of the wait of the buffered mode, and the mode {modes_of(args)} "
-            f"has no wait",
-            hint="leave --spin-ms out",
-        )
-    if args.inject is not None and args.checkpoint is not None:
-        raise InputError(
-            "--inject is for random weights, and --checkpoint gives trained weights",
-            hint="leave one of them out",
-        )
-    named = models_of(args)
-    if args.labels is not None and not any(weights for _, weights in named):
-        raise InputError(
-            "--labels states the meaning of the labels of weights, and no weights are given",
-            hint="give --checkpoint too",
-        )
-    if args.inject is not None and any(weights for _, weights in named):
-        raise InputError(
-            "--inject is for random weights, and --models names trained weights",
-            hint="leave one of them out",
-        )
-    _check_extent(args)
-    check_parts(args)
-    precisions(args)
-    if args.device_api is not None and backend not in OF_ENGINES:
-        raise InputError(
-            f"--device-api is for TensorRT engines, and the backend {backend} runs none",
-            hint=f"leave --device-api out, or choose --backend {' or '.join(OF_ENGINES)}",
-        )
-    if args.cuda_graph != "off":
-        _check_graph(backend, args.backend)
-
-
-def _check_graph(first: str, backends: Sequence[str] | None) -> None:
-    """Raises :class:`InputError` where --cuda-graph does not fit --backend, whose first is
-    ``first``.
-    """
-    if first not in (*WITH_GRAPH, "torch"):
-        raise InputError(
-            f"the backend {first} cannot replay a CUDA graph",
-            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave --cuda-graph out",
-        )
-    if len(backends or ()) > 1:
-        raise InputError(
-            "--cuda-graph is for one backend, and --backend names several",
-            hint="leave --cuda-graph out; torch-graph always replays a CUDA graph",
-        )
-
-
-def _check_extent(args: argparse.Namespace) -> None:
-    """Raises :class:`InputError` where --quick, --batch and the protocol contradict each other."""
-    if args.quick and args.formal:
-        raise InputError(
-            "--quick is for a first look, and --formal for a publication",
-            hint="leave one of them out",
-        )
-    several = args.batch != [1]
-    if several and args.campaign is not None:
-        raise InputError(
-            f"the campaign {args.campaign} measures one image at a time, as the paper does",
-            hint="leave --batch out",
-        )
-    if several and "paced" in PROTOCOLS[modes_of(args)]:
-        raise InputError(
-            "frames of the paced mode arrive one at a time",
-            hint="leave --batch out, or choose --protocol both",
-        )
-
-
-def models_of(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
-    """The names in --models with their weights, None for random weights.
-
-    Raises :class:`InputError` for weights that are not there or that are given twice, and for
-    --checkpoint without exactly one model that it can belong to.
-    """
-    found: list[tuple[str, Path | None]] = []
-    for part in (part.strip() for text in args.models for part in text.split(",")):
-        name, given, weights = part.partition("=")
-        if given and not (name.strip() and weights.strip()):
-            raise InputError(f"{part!r} is not NAME=WEIGHTS", "--models", "write name=file")
-        if name:
-            path = _checked(input_file, weights.strip(), "--models") if given else None
-            found.append((name.strip(), path))
-    if args.checkpoint is None:
-        return found
-    if len(found) != 1 or found[0][1] is not None:
-        hint = "give each its own: --models NAME=FILE" if found else "name one with --models"
-        raise InputError("--checkpoint needs exactly one model without weights", hint=hint)
-    return [(found[0][0], args.checkpoint)]
-
-
-def _checked(kind: Callable[[str], Kind], text: str, where: str) -> Kind:
-    """A part of an argument, by the type of a whole argument."""
-    try:
-        return kind(text)
-    except argparse.ArgumentTypeError as error:
-        raise InputError(str(error), where) from error
-
-
-def names(args: argparse.Namespace) -> list[str]:
-    """The names in --models."""
-    return [name for name, _ in models_of(args)]
-
-
-def files_of(args: argparse.Namespace) -> list[tuple[str | None, str]]:
-    """The models in --model with the names that they are given, None for the file's own.
-
-    A text that is a path is one, even if it holds an equals sign.
-    """
-    found: list[tuple[str | None, str]] = []
-    for text in args.onnx:
-        name, given, path = text.partition("=")
-        if given and "/" not in name and not Path(text).exists():
-            found.append((_checked(label, name.strip(), "--model"), path))
-        else:
-            found.append((None, text))
-    return found
-
-
-def split_names(text: str) -> list[str]:
-    """The splits in a text such as ``"val,test"``, each once; raises :class:`InputError` if there
-    is none.
-    """
-    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not found:
-        raise InputError(f"{text!r} names no split", hint="write val, or val,test")
-    return found

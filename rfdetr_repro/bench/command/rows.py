@@ -26,7 +26,8 @@ from rfdetr_repro.spec.model_source import FAMILY, SHIPPED, ModelSource, size_na
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.ranges import plain_name
 
-from .arguments import GRAPHS, files_of, models_of, names, split_names
+from .arguments import GRAPHS
+from .named_inputs import files_of, models_of, names, split_names
 from .precisions import in_precision, precisions
 from .runtimes import backends_of, first_backend
 

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 
 from rfdetr_repro.spec.errors import StatedFailure
 
-from .arguments import FORMS, NORMALISE, check, parser
+from .arguments import parser
+from .checks import check
 from .protocols import protocols_of
 from .runtimes import ON_CPU, backends_of, device_number, first_backend
+from .wishes import FORMS, NORMALISE
 
 if TYPE_CHECKING:
     from rfdetr_repro.bench.cells import Context, Row
