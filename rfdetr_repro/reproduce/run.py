@@ -41,7 +41,6 @@ from .training import check_masks, pretrain, train
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
-    from rfdetr_repro.runtime.session import Session
     from rfdetr_repro.search.budget import Budget
     from rfdetr_repro.search.deployment import Deployment
     from rfdetr_repro.search.request import SearchRequest
@@ -50,10 +49,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Largest difference between the shared pass and single passes: float32 rounding, and the effect of
-# nearly tied detections on an AP.
-AP_GAP = 0.005
-SCORE_GAP = 1e-4
 # a search's steps -> label and unit of their progress bars
 BARS = {
     "engines": ("exporting engines", "engine"),
@@ -369,34 +364,11 @@ class Reproduction:
         )
         return records, f"{len(records)} configurations{spent}; {detail}"
 
-    def costs(self, search: Any) -> dict[str, Any]:
-        """Compares shared and single evaluation of configurations on two backbones of the space, a
-        cheap and an expensive one.
-        """
-        from rfdetr_repro.search.economy import compare_costs
-        from rfdetr_repro.search.evaluation import by_backbone
+    def costs(self, search: Any) -> dict[str, float]:
+        """Compares shared and single evaluation of some configurations."""
+        from rfdetr_repro.search.economy import costs_of_sharing
 
-        groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
-        rows = [
-            compare_costs(search, groups[index])
-            for index in (len(groups) // 4, 3 * len(groups) // 4)
-        ]
-        total = {
-            name: sum(row[name] for row in rows)
-            for name in ("configurations", "shared_seconds", "single_seconds")
-        }
-        gaps = {
-            name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")
-        }
-        if gaps["largest_ap_gap"] > AP_GAP or gaps["largest_score_gap"] > SCORE_GAP:
-            detail = (
-                f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
-            )
-            raise StatedFailure(
-                f"shared and single evaluation differ {detail}, which is more than rounding "
-                f"explains"
-            )
-        return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
+        return costs_of_sharing(search)
 
     def confirm(
         self, run: SearchRun, fit: LatencyFit, records: Sequence[Record]
@@ -434,9 +406,11 @@ class Reproduction:
         """Draws example predictions."""
         from rfdetr_repro.search.pick import name_of
 
+        from .chosen import open_file
         from .pictures import draw_examples
 
-        chosen, session = self.chosen_session()
+        chosen = self.chosen()
+        session = open_file(self.folder, chosen, self.campaign)
         paths = draw_examples(session, splits, self.folder / "predictions")
         return paths, f"{len(paths)} pictures with {name_of(chosen.record)}"
 
@@ -446,9 +420,11 @@ class Reproduction:
         """
         from rfdetr_repro.search.pick import name_of
 
+        from .chosen import open_file
         from .evaluation import evaluate_chosen, splits_of
 
-        chosen, session = self.chosen_session()
+        chosen = self.chosen()
+        session = open_file(self.folder, chosen, self.campaign)
         evaluate_chosen(session, splits, self.folder / "evaluation")
         split, chooser = splits_of(session, splits)
         return None, (
@@ -456,48 +432,17 @@ class Reproduction:
             f"{(chooser or split).split}"
         )
 
-    def chosen_session(self) -> tuple[MeasuredRecord, Session]:
-        """The measurement on val of the file that the run ends with, and a session of that file on
-        the campaign's runtime.
-        """
-        from rfdetr_repro.export.artifact import load_artifact
-        from rfdetr_repro.runtime.backends import open_session
-        from rfdetr_repro.search.pick import file_of
+    def chosen(self) -> MeasuredRecord:
+        """The measurement on val of the file that the run ends with."""
+        from .chosen import chosen_file
 
-        asked = self.campaign
-        chosen = self.chosen()
-        artifact = load_artifact(file_of(self.folder, chosen))
-        threads = asked.decision.threads
-        return chosen, open_session(
-            artifact, asked.backend, threads=threads, cuda_graph=asked.cuda_graph
-        )
+        return chosen_file(self.store.read(), self.campaign, self.budget)
 
     def _key_of_chosen(self) -> str:
         arch = self.chosen().record.model.arch
         if arch is None:
             raise StatedFailure("the chosen file does not state its architecture")
         return arch.key
-
-    def chosen(self) -> MeasuredRecord:
-        """The file that the run ends with: the best within the budget; without a budget, or where
-        every file is slower, the most accurate. Fine-tuned files are considered.
-        """
-        from rfdetr_repro.search.budget import LONGEST_MS, Budget
-        from rfdetr_repro.search.pick import best_within, considered, measured_on
-
-        records = self.store.read()
-        asked = self.campaign
-        if self.budget is not None:
-            try:
-                measured = measured_on(considered(records, self.budget), asked.backend)
-                return best_within(measured, self.budget)
-            except StatedFailure as error:
-                log.info(f"{error}; the most accurate model is chosen instead")
-        unlimited = Budget(LONGEST_MS / 2, "median", asked.latency_mode, asked.metric)
-        measured = measured_on(considered(records, unlimited), asked.backend)
-        if not measured:
-            raise StatedFailure("no measured file has an AP on val, so no file can be chosen")
-        return best_within(measured, unlimited)
 
 
 def _highest(records: Iterable[Record], name: str) -> Any:

@@ -14,10 +14,40 @@ from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 
-from .evaluation import shared_detections
+from .evaluation import by_backbone, shared_detections
 from .search import Search
+
+# Largest difference between the shared pass and single passes: float32 rounding, and the effect of
+# nearly tied detections on an AP.
+AP_GAP = 0.005
+SCORE_GAP = 1e-4
+
+
+def costs_of_sharing(search: Search) -> dict[str, float]:
+    """Compares shared and single evaluation of configurations on two backbones of the space, a
+    cheap and an expensive one. Raises :class:`StatedFailure` where their results differ.
+    """
+    groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
+    rows = [
+        compare_costs(search, groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)
+    ]
+    total = {
+        name: sum(row[name] for row in rows)
+        for name in ("configurations", "shared_seconds", "single_seconds")
+    }
+    gaps = {
+        name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")
+    }
+    if gaps["largest_ap_gap"] > AP_GAP or gaps["largest_score_gap"] > SCORE_GAP:
+        detail = (
+            f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
+        )
+        raise StatedFailure(
+            f"shared and single evaluation differ {detail}, which is more than rounding explains"
+        )
+    return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
 
 
 def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:

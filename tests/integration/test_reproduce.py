@@ -20,9 +20,10 @@ from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.predict import main as predict
 from rfdetr_repro.records.record import FINE_TUNING, TUNED
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.reproduce.run import AP_GAP, Reproduction
+from rfdetr_repro.reproduce.run import Reproduction
 from rfdetr_repro.reproduce.summary import _difference
 from rfdetr_repro.reproduce.training import train
+from rfdetr_repro.search.economy import AP_GAP
 from rfdetr_repro.search.evaluation import shared_detections
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign
