@@ -41,6 +41,7 @@ from .training import check_masks, pretrain, train
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.runtime.session import Session
     from rfdetr_repro.search.budget import Budget
     from rfdetr_repro.search.deployment import Deployment
     from rfdetr_repro.search.request import SearchRequest
@@ -364,7 +365,7 @@ class Reproduction:
         )
         return records, f"{len(records)} configurations{spent}; {detail}"
 
-    def costs(self, search: Any) -> dict[str, float]:
+    def costs(self, search: Any) -> dict[str, Any]:
         """Compares shared and single evaluation of some configurations."""
         from rfdetr_repro.search.economy import costs_of_sharing
 
@@ -406,11 +407,9 @@ class Reproduction:
         """Draws example predictions."""
         from rfdetr_repro.search.pick import name_of
 
-        from .chosen import open_file
         from .pictures import draw_examples
 
-        chosen = self.chosen()
-        session = open_file(self.folder, chosen, self.campaign)
+        chosen, session = self.chosen_session()
         paths = draw_examples(session, splits, self.folder / "predictions")
         return paths, f"{len(paths)} pictures with {name_of(chosen.record)}"
 
@@ -420,11 +419,9 @@ class Reproduction:
         """
         from rfdetr_repro.search.pick import name_of
 
-        from .chosen import open_file
         from .evaluation import evaluate_chosen, splits_of
 
-        chosen = self.chosen()
-        session = open_file(self.folder, chosen, self.campaign)
+        chosen, session = self.chosen_session()
         evaluate_chosen(session, splits, self.folder / "evaluation")
         split, chooser = splits_of(session, splits)
         return None, (
@@ -432,8 +429,19 @@ class Reproduction:
             f"{(chooser or split).split}"
         )
 
+    def chosen_session(self) -> tuple[MeasuredRecord, Session]:
+        """The measurement on val of the file that the run ends with, and a session of that file on
+        the campaign's runtime.
+        """
+        from .chosen import open_file
+
+        chosen = self.chosen()
+        return chosen, open_file(self.folder, chosen, self.campaign)
+
     def chosen(self) -> MeasuredRecord:
-        """The measurement on val of the file that the run ends with."""
+        """The measurement on val of the file that the run ends with, see
+        :func:`.chosen.chosen_file`.
+        """
         from .chosen import chosen_file
 
         return chosen_file(self.store.read(), self.campaign, self.budget)
