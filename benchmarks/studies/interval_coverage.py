@@ -124,6 +124,7 @@ KINDS: dict[str, Callable[..., Array]] = {
     "AR(1) 0.8": autoregression(0.8),
     "AR(1) 0.95": autoregression(0.95),
     "drift 2 %": drift(0.02),
+    "builds 0.5 %": levels_of_builds(0.005),
     "builds 1 %": levels_of_builds(0.01),
     "rounds 1 %": rounds_in_common(0.01),
 }

@@ -85,7 +85,7 @@ class Cells:
         self.store = store
         self.context = context
         self.env = env
-        self.sessions = [self._open(0)]
+        self.sessions = {0: self._open(0)}  # by the number of the build
         self.suppression_ms: float | None = None
         self.peak_memory_bytes: int | None = None
         self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
@@ -175,13 +175,16 @@ class Cells:
             request.id not in self.done for request in self.requests if request.protocol == protocol
         )
 
-    def calls(self, protocol: Protocol, *, again: bool = False) -> list[Call]:
-        """One call per build, bound and ready; ``again``: of builds beyond those of the first
-        time.
-        """
-        wanted = range(protocol.builds, 2 * protocol.builds) if again else range(protocol.builds)
-        while len(self.sessions) < wanted.stop:
-            self.sessions.append(self._open(len(self.sessions)))
+    def open(self, build: int) -> None:
+        """Opens the session of a build, unless the session is open."""
+        if build not in self.sessions:
+            self.sessions[build] = self._open(build)
+
+    def calls(self, protocol: Protocol, builds: Iterable[int]) -> list[Call]:
+        """One call for each of these builds, bound and ready."""
+        builds = list(builds)
+        for build in builds:
+            self.open(build)
         split = self.row.splits[0] if self.row.splits else None
         first = self.sessions[0]
         if type(first) is OrtSession and self.suppression_ms is None:
@@ -190,7 +193,7 @@ class Cells:
             )
         if type(first) is OrtSession and self.peak_memory_bytes is None:
             self.peak_memory_bytes = peak_memory_bytes(self.row.artifact, protocol.threads)
-        return [call_of(self.sessions[build], protocol, split) for build in wanted]
+        return [call_of(self.sessions[build], protocol, split) for build in builds]
 
     def find_parts(self, name: str, report: Report) -> None:
         """Measures the wanted parts of the latency that a Record of one image per run lacks, and

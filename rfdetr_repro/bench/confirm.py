@@ -186,23 +186,51 @@ def _measure(
     """Measures the latency of every row that lacks a latency, interleaved; each row is stored when
     it is finished.
     """
-    calls = {}
-    for name, cell in cells.items():
-        if name not in outcome.failures and cell.lacks(protocol):
-            outcome.report.opening(name)
-            with _failing(name, outcome):
-                calls[name] = cell.calls(protocol)
-    if not calls:
+    wanted = [
+        name
+        for name, cell in cells.items()
+        if name not in outcome.failures and cell.lacks(protocol)
+    ]
+    if not wanted:
         return
     session = _Session(cells, protocol, outcome)
+    builds = {name: (name, range(protocol.builds)) for name in wanted}
     if twin:
-        first = next(iter(calls))
-        with _failing(f"{first}, second time", outcome):
-            calls[session.add_twin(first)] = cells[first].calls(protocol, again=True)
+        again = range(protocol.builds, 2 * protocol.builds)
+        builds[session.add_twin(wanted[0])] = (wanted[0], again)
+    _open_in_turns(cells, builds, outcome)
+    calls = {}
+    for name, (row, numbers) in builds.items():
+        if name not in outcome.failures and row not in outcome.failures:
+            with _failing(name, outcome):
+                calls[name] = cells[row].calls(protocol, numbers)
+    if not calls:
+        return
     try:
         measure_interleaved(calls, protocol, watch=watch, done=session.done, report=outcome.report)
     finally:
         session.end()
+
+
+def _open_in_turns(
+    cells: Mapping[str, Cells], builds: Mapping[str, tuple[str, range]], outcome: Outcome
+) -> None:
+    """Opens the sessions of ``builds``: name -> (row, numbers of its builds).
+
+    Where the memory of a session lies changes its latency, and sessions that are opened one after
+    the other lie side by side and are alike. So the first builds of all rows are opened, then the
+    second builds, in the opposite order, and so on: no row has the sessions of one place only.
+    """
+    names = list(builds)
+    for turn in range(max(len(numbers) for _, numbers in builds.values())):
+        for name in names if turn % 2 == 0 else reversed(names):
+            row, numbers = builds[name]
+            if name in outcome.failures or row in outcome.failures:
+                continue
+            if turn == 0 and name == row:
+                outcome.report.opening(name)
+            with _failing(name, outcome):
+                cells[row].open(numbers[turn])
 
 
 class _Session:

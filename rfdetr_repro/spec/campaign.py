@@ -107,9 +107,19 @@ class Campaign:
     latency_mode: str = "buffered"
     # mask AP of every configuration too; confirmed points always have mask AP
     search_masks: bool = False
-    buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
+    # Sessions of one file differ by half a percent and more, which one session cannot show. Two
+    # sessions of 32 samples take the time of one of 64.
+    buffered: Protocol = Protocol(
+        mode="buffered", min_samples=32, max_samples=32, builds=2, threads=1
+    )
     sustained: Protocol = Protocol(
-        mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1
+        mode="sustained",
+        buffer_ms=0.0,
+        min_samples=64,
+        max_samples=232,
+        timeout_s=10.0,
+        builds=3,
+        threads=1,
     )
 
     def __post_init__(self) -> None:

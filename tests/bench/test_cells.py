@@ -311,6 +311,27 @@ def test_a_row_is_measured_twice_by_sessions_of_its_own(tmp_path: Path) -> None:
     )
 
 
+def test_sessions_are_opened_in_turns_over_the_rows(tmp_path: Path) -> None:
+    opened: list[tuple[str, int]] = []
+
+    def told(name: str) -> Row:
+        artifact = fake_artifact(tmp_path, name)
+
+        def open_build(build: int) -> FakeSession:
+            opened.append((name, build))
+            return FakeSession(artifact)
+
+        return Row(artifact, open_build)
+
+    store = Store(tmp_path / "s.jsonl")
+    protocols = [Protocol(builds=3, **QUICK)]
+    confirm_all({"a": told("a"), "b": told("b")}, protocols, store, twin="always")
+    first = [("a", 0), ("b", 0), ("a", 3)]  # builds 3 to 5 are those of the second time
+    second = [("a", 4), ("b", 1), ("a", 1)]
+    third = [("a", 2), ("b", 2), ("a", 5)]
+    assert opened == first + second + third
+
+
 def test_once_in_a_store_and_campaign(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.jsonl")
     context = Context("c")

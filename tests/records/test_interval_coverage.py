@@ -16,14 +16,15 @@ from rfdetr_repro.records.statistics import compare_series, pooled_interval
 from rfdetr_repro.spec.errors import run_main
 
 TRIALS = 60
-ONE_BUILD = study.LAYOUTS[0]  # 64 samples: what the campaign takes
+CAMPAIGN = study.LAYOUTS[:2]  # with a wait before each sample, and without
 LONGEST = study.LAYOUTS[3]
 TESTED = ("independent", "blocks 1 %", "blocks 3 %", "AR(1) 0.5", "AR(1) 0.95")
 
 
-@pytest.mark.parametrize("kind", TESTED)
-def test_intervals_of_the_campaign_hold_the_truth(kind: str) -> None:
-    found = study.rates(ONE_BUILD, study.KINDS[kind], TRIALS, seed=1)
+@pytest.mark.parametrize("layout", CAMPAIGN, ids=lambda layout: str(layout.name))
+@pytest.mark.parametrize("kind", [*TESTED, "builds 0.5 %"])
+def test_intervals_of_the_campaign_hold_the_truth(kind: str, layout: study.Layout) -> None:
+    found = study.rates(layout, study.KINDS[kind], TRIALS, seed=1)
     assert found.stated >= 0.9 and found.coverage >= 0.85 and found.false <= 0.15
 
 
@@ -85,6 +86,6 @@ def test_verdicts_do_not_depend_on_the_order_of_builds() -> None:
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(study.main, ["--trials", "1", "--stopping-trials", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 2 + 10 * 4 + 9 + 4 and out[2].startswith(
-        "| campaign, buffered: 1 x 64 | independent | 100.0% |"
+    assert len(out) == 2 + 11 * 4 + 10 + 4 and out[2].startswith(
+        "| campaign, buffered: 2 x 32 | independent | 100.0% |"
     )
