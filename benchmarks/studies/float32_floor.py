@@ -40,6 +40,7 @@ from benchmarks import pace
 from benchmarks.ratios import ratio, turns_ms
 from rfdetr_repro.bench.machine import cpu_model
 from rfdetr_repro.bench.models import model_artifact
+from rfdetr_repro.bench.scopes import timed_call
 from rfdetr_repro.model import linear
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops import build_info, packed_linear, packed_linear_pack
@@ -209,9 +210,7 @@ def network(size: str) -> tuple[Call, Call]:
 def onnx_call(size: str, folder: Path) -> Call:
     """One run of the exported float32 file on ONNX Runtime, one thread."""
     session = open_session(model_artifact(f"rfdetr-{size}", folder), "onnxruntime", threads=1)
-    images = np.random.default_rng(0).random((1, 3, *preset(size).arch.input_hw), np.float32)
-    session.bind(images)
-    return session.run
+    return timed_call(session, "engine", None)
 
 
 def training_step(size: str, folder: Path, batch: int) -> Call:

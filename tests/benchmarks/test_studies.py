@@ -14,6 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.studies import float32_floor, gather_limit, latency_tails, race, sampling
+from benchmarks.subjects import pico_artifact
+from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import Accuracy, ArtifactId, Latency, ModelId, Record
 from rfdetr_repro.records.samples import Series, as_stored, save_samples
 from rfdetr_repro.records.store import Store
@@ -116,6 +118,21 @@ def test_the_floor_has_the_products_of_the_network() -> None:
     assert 0.995 * counted < sum(one.flops for one in products) <= counted
     whole = [sum(one.flops for row in way for one in row.products) for way in (rows, own)]
     assert whole[0] == whole[1] > counted
+
+
+def test_the_exported_file_runs_beside_the_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def exported(name: str, folder: Path) -> Artifact:
+        asked.append(name)
+        return pico_artifact(folder)
+
+    monkeypatch.setattr(float32_floor, "model_artifact", exported)
+    call = float32_floor.onnx_call("nano", tmp_path)
+    call()
+    assert asked == ["rfdetr-nano"]
 
 
 def test_what_lies_above_the_floor() -> None:
