@@ -2,7 +2,7 @@
 parts.
 
     python -m benchmarks.studies.supernet_step [--size pico|paper-supernet] [--batch 8] \
-        [--steps 6] [--device cpu] [--masks]
+        [--steps 6] [--device cpu] [--no-masks]
 
 The peer is the same model, data and losses with deformable attention by ``grid_sample`` and the
 matching done as DETR programs do it: per stage the costs of all queries against the targets of the
@@ -35,6 +35,7 @@ from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
 from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.ops.reference import ms_deform_attn_fused_reference
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arguments import whole
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, preset
 from rfdetr_repro.spec.train_config import TrainConfig
@@ -133,7 +134,6 @@ class Parts:
 
 def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> None:
     """One optimizer step of the next drawn architecture, timed by part."""
-    detector = trainer.state.detector
     scaled = trainer.state.scaler.scale
 
     class Backward:
@@ -158,12 +158,8 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
             )
         patch(losses, "match", parts.wrap("matching", match_per_image if peer else losses.match))
         patch(losses, "stage_losses", parts.wrap("losses", losses.stage_losses))
-        patch(detector, "features", parts.wrap("backbone and projector", detector.features))
-        patch(
-            detector,
-            "training_outputs",
-            parts.wrap("two-stage and decoder", detector.training_outputs),
-        )
+        patch(trainer, "_features", parts.wrap("backbone and projector", trainer._features))
+        patch(trainer, "_outputs", parts.wrap("two-stage and decoder", trainer._outputs))
         patch(trainer, "_update", parts.wrap("clipping and optimizer", trainer._update))
         patch(trainer.state.ema, "update", parts.wrap("moving average", trainer.state.ema.update))
         patch(trainer.state.scaler, "scale", Backward)
@@ -175,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the time of each part of a training step."""
     parser = argparse.ArgumentParser("benchmarks.studies.supernet_step", description=__doc__)
     parser.add_argument("--size", default="pico", choices=("pico", "paper-supernet"))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=whole(1, 10**4), default=8)
+    parser.add_argument("--steps", type=whole(1, 10**6), default=6)
     parser.add_argument("--device", choices=("cpu", "cuda"))
     parser.add_argument("--no-masks", action="store_true")
     parser.add_argument("--arch", help="always this one, instead of what the recipe draws")
@@ -207,7 +203,8 @@ def _alternate(trainer: Trainer, ours: Parts, theirs: Parts, steps: int, batch: 
         for peer, parts in ((False, ours), (True, theirs)):
             trainer.state.step = number  # both take the same architecture
             batches = [
-                _batch(trainer, arch, batch) for arch in trainer.recipe.archs_of_step(number)
+                _batch(trainer, arch, batch, OBJECTS)
+                for arch in trainer.recipe.archs_of_step(number)
             ]
             before = sum(parts.seconds.values())
             step(trainer, batches, parts, peer)
