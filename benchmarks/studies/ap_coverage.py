@@ -24,6 +24,8 @@ from rfdetr_repro.evaluation import matches as coco_matches
 from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision, with_interval
 from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import Accuracy
+from rfdetr_repro.spec.arguments import whole
+from rfdetr_repro.spec.errors import run_main
 
 Array = np.ndarray[Any, Any]
 THRESHOLDS = (0, 5)  # IoU 0.5 and 0.75: what the population's finds are accepted at
@@ -187,9 +189,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Coverage of the 95 % interval of AP by simulation."
     )
-    parser.add_argument("--repeats", type=int, default=400, help="samples of images per case")
     parser.add_argument(
-        "--resamples", type=int, default=1000, help="of the images; 0: intervals by influences"
+        "--repeats", type=whole(1, 10**6), default=400, help="samples of images per case"
+    )
+    parser.add_argument(
+        "--resamples",
+        type=whole(0, 10**6),
+        default=1000,
+        help="of the images; 0: intervals by influences",
     )
     parser.add_argument("--case", choices=tuple(CASES), action="append", help="default all")
     args = parser.parse_args(argv)
@@ -209,4 +216,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_main(main))

@@ -31,6 +31,7 @@ from benchmarks.cases import (
 from benchmarks.ratios import ratio, turns_ms
 from rfdetr_repro.ops import build_info, ms_deform_attn
 from rfdetr_repro.ops.library import OPERATORS
+from rfdetr_repro.spec.arguments import whole
 from rfdetr_repro.spec.errors import InputError, run_main
 
 PEER = "torch_ms_deform_attn"
@@ -76,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line per case, pass and way of taking turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=200, help="rounds of a small case; the others take a fifth"
+        "--rounds",
+        type=whole(1, 10**6),
+        default=200,
+        help="rounds of a small case; the others take a fifth",
     )
     arguments = parser.parse_args(argv)
     if PEER not in peers():

@@ -35,6 +35,8 @@ import numpy as np
 from benchmarks.studies.coco_data import make_detections, make_split
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
+from rfdetr_repro.spec.arguments import whole
+from rfdetr_repro.spec.errors import InputError, run_main
 
 Numbers = Sequence[float]
 Evaluate = Callable[[list[ImageDetections], str, int], Numbers]
@@ -263,23 +265,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--images", type=int, default=200, help="of the comparison with pycocotools"
+        "--images",
+        type=whole(0, 10**6),
+        default=200,
+        help="of the comparison with pycocotools; 0: none",
     )
     parser.add_argument(
         "--large",
-        type=int,
+        type=whole(0, 10**6),
         default=5000,
         help="images of the second run, without pycocotools; 0: none",
     )
-    parser.add_argument("--per-image", type=int, default=300, help="detections of an image")
     parser.add_argument(
-        "--max-dets", type=int, nargs="+", default=[100, 300], help="per image and class"
+        "--per-image", type=whole(1, 10**4), default=300, help="detections of an image"
+    )
+    parser.add_argument(
+        "--max-dets",
+        type=whole(10, 10**4),
+        nargs="+",
+        default=[100, 300],
+        help="per image and class, at least the 10 of AR@10",
     )
     parser.add_argument("--kinds", nargs="+", choices=["bbox", "segm"], default=["bbox", "segm"])
     parser.add_argument(
         "--only", nargs="+", choices=EVALUATORS, default=list(EVALUATORS), metavar="NAME"
     )
     args = parser.parse_args(argv)
+    if 1 in (args.images, args.large):
+        raise InputError(
+            "the first image has no detections", "--images, --large", "give 0 or at least 2 images"
+        )
     there = [name for name in args.only if find_spec(EVALUATORS[name][0])]
     for name in set(args.only) - set(there):
         print(f"{name}: not installed")
@@ -301,4 +316,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

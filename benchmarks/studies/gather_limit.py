@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 LINE_FLOATS = 16
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_name("gather.c")
 
 
@@ -30,8 +31,7 @@ def gather_ms(lines: int, table_lines: int, rounds: int = 200) -> float | None:
     lines -= lines % 8
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "gather.so")
-        flags = ["-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(SOURCE), "-o", str(library)], check=True)
+        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(library)], check=True)
         gather = ctypes.CDLL(str(library)).gather
     random = np.random.default_rng(0)
     table = _aligned(table_lines * LINE_FLOATS)

@@ -31,6 +31,8 @@ from rfdetr_repro.bench.interleaved import BLOCK, measure
 from rfdetr_repro.bench.scopes import example_input
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.runtime.session import OrtSession
+from rfdetr_repro.spec.arguments import MOST_THREADS, whole
+from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.protocol import Protocol
 
 LIMIT = 0.01
@@ -92,8 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="artifact, with its manifest in the same folder (default: a pico detector with random "
         "weights)",
     )
-    parser.add_argument("--rounds", type=int, default=150, help=f"of {BLOCK} samples each")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--rounds", type=whole(1, 10**6), default=150, help=f"of {BLOCK} samples each"
+    )
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=2)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         artifact = load_artifact(args.onnx) if args.onnx else pico_artifact(Path(folder))
@@ -115,4 +119,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

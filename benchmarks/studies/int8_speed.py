@@ -35,6 +35,7 @@ from rfdetr_repro.export.int8.products import prepared
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.bfloat16 import in_bfloat16
 from rfdetr_repro.runtime.session import Session
+from rfdetr_repro.spec.arguments import MOST_THREADS, whole
 from rfdetr_repro.spec.errors import InputError, run_main
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
@@ -90,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints a row for every file and runtime."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, nargs=2, metavar=("FP32", "INT8"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1)
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=30)
     args = parser.parse_args(argv)
     print(f"{cpu_model()}: {' '.join(instructions()) or 'none of the known instructions'}")
     with tempfile.TemporaryDirectory() as folder:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser("benchmarks.studies.nasbench_regret", description=__doc__)
     parser.add_argument("--folder", type=Path, help="folder of the benchmark's files")
-    parser.add_argument("--repeats", type=whole(1, 10**4), default=10, help="runs of each method")
+    parser.add_argument("--repeats", type=whole(2, 10**4), default=10, help="runs of each method")
     parser.add_argument("--seed", type=int, default=0, help="training seed of the weights")
     parser.add_argument("--figure", type=Path, help="file to draw the curves to")
     args = parser.parse_args(argv)

@@ -29,8 +29,12 @@ from benchmarks.ratios import Ratio, ratio, turns_ms
 from benchmarks.subjects import both, export_theirs, random_meta
 from rfdetr_repro.data.network_input import normalise
 from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.spec.arguments import MOST_THREADS, whole
+from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.spec.optional import optional_module
 from rfdetr_repro.spec.presets import PRESETS
 
+NEEDED = {"transformers.models.rf_detr": "transformers>=5", "onnxscript": "onnxscript"}
 CONTRACTS = ("decoded", "upstream")
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +48,8 @@ def export(size: str, folder: Path, contracts: Sequence[str]) -> None:
     ]
     if not wanted:
         return
+    for module, package in NEEDED.items():
+        optional_module(module, f"{package} is not installed", f"pip install '{package}'")
     row = PRESETS[size]
     theirs, ours = both(row)
     subnet = ours.eval().slice(row.arch)
@@ -142,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sizes", nargs="+", default=["nano", "seg-nano"], choices=PRESETS, metavar="SIZE"
     )
     parser.add_argument("--contracts", nargs="+", default=CONTRACTS, choices=CONTRACTS)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=40)
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=2)
     parser.add_argument(
         "--folder", type=Path, help="keeps the files, and uses those that are there"
     )
@@ -168,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone, goal
 from rfdetr_repro.search.hypervolume import hypervolume
 from rfdetr_repro.search.race import Rules, race
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arguments import whole
 from rfdetr_repro.spec.errors import InputError, run_main
 
 
@@ -71,11 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--records", type=Path, help="store with search Records (default: the run's)"
     )
     parser.add_argument("--metric", default="ap")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=whole(1, 10**4), default=3)
     defaults = Rules()
     for name in ("confidence", "margin", "first", "growth"):
         parser.add_argument(f"--{name}", type=float, default=getattr(defaults, name))
     args = parser.parse_args(argv)
+    rules = Rules(args.first, growth=args.growth, confidence=args.confidence, margin=args.margin)
     detector, card, _ = load_supernet(args.run / "supernet.safetensors")
     if card.space is None:
         raise InputError("this model was trained for one architecture only", args.run)
@@ -109,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for arch in archs
         }
 
-    whole = len(found) * len(split)
+    evaluations = len(found) * len(split)
     backbones = len({arch.backbone for arch in found})
     best = 100 * max(exact.values())
     summary = (
@@ -118,18 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(f"{summary}; all evaluations took {exhaustive_s:.1f} s")
     for seed in range(args.seeds):
-        rules = Rules(
-            args.first,
-            growth=args.growth,
-            confidence=args.confidence,
-            margin=args.margin,
-            seed=seed,
-        )
-        outcome = race(latency_ms, objects, replay, chosen.thresholds, rules)
+        outcome = race(latency_ms, objects, replay, chosen.thresholds, replace(rules, seed=seed))
         share = hypervolume(outcome.accuracy, latency_ms) / hypervolume(exact, latency_ms)
         passes = outcome.backbone_passes() / (backbones * len(split))
         print(
-            f"seed {seed}: {outcome.evaluations() / whole:.1%} of the image evaluations, "
+            f"seed {seed}: {outcome.evaluations() / evaluations:.1%} of the image evaluations, "
             f"{passes:.1%} of the backbone passes, hypervolume {share:.2%}, "
             f"{len(outcome.accuracy)} survivors; evaluations about {passes * exhaustive_s:.1f} s, "
             f"decisions {outcome.decision_s:.1f} s, together "

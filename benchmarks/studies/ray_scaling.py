@@ -37,6 +37,7 @@ from rfdetr_repro.search.cluster.pool import LocalPool
 from rfdetr_repro.search.cluster.ray_pool import RayPool
 from rfdetr_repro.search.evaluation import by_backbone, shared_detections
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arguments import MOST_PROCESSES, whole
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.presets import PICO, PICO_SPACE
 
@@ -180,9 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "ray_scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--images", type=whole(1, 10**6), default=8)
+    parser.add_argument("--rounds", type=whole(1, 10**4), default=5)
+    parser.add_argument("--workers", type=whole(2, MOST_PROCESSES), default=2)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     groups = [Group(tuple(group)) for group in by_backbone(PICO_SPACE)]

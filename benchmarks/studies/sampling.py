@@ -28,6 +28,7 @@ from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arguments import whole
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.flops import total_flops
@@ -95,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks.studies.sampling", description=__doc__)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=whole(1, 10**9), default=1500)
+    parser.add_argument("--seeds", type=whole(1, 10**4), default=1)
     parser.add_argument("--weights", type=Path, help="start from these instead of from nothing")
     parser.add_argument(
         "--set",

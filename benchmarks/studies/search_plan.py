@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
@@ -27,6 +26,7 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.search.engines import Fit
 from rfdetr_repro.search.plan import Job, Plan, plan
 from rfdetr_repro.search.race import Rules
+from rfdetr_repro.spec.arguments import output_file
 from rfdetr_repro.spec.campaign import COCO
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.files import write_atomic
@@ -127,7 +127,7 @@ of ONNX Runtime need no building. Times were taken in one session, so they have 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the plan and stores its times."""
     parser = argparse.ArgumentParser("benchmarks.studies.search_plan", description=__doc__)
-    parser.add_argument("--records", type=Path, required=True, help="store of the Records")
+    parser.add_argument("--records", type=output_file, required=True, help="store of the Records")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.search.evaluation import shared_detections
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arguments import MOST_THREADS, whole
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
 
@@ -67,11 +68,11 @@ def difference(ours: list[ImageDetections], theirs: list[ImageDetections]) -> fl
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the times of shared and single passes."""
     parser = argparse.ArgumentParser("benchmarks.studies.shared_search", description=__doc__)
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=whole(1, 10**6), default=4)
+    parser.add_argument("--rounds", type=whole(1, 10**4), default=3)
     parser.add_argument("--arch", default="r384-p16-w2-d6-q300")
     parser.add_argument("--masks", action="store_true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=torch.get_num_threads())
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from benchmarks.ratios import ratio, turns_ms
 from rfdetr_repro.ops import masks_from_logits
+from rfdetr_repro.spec.arguments import whole
+from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.spec.optional import optional_module
 
 QUERIES = 200
 SIDE = 108  # of the mask logits of RF-DETR Seg at 432
@@ -43,13 +47,16 @@ def case_of(kept: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement")
+    parser.add_argument(
+        "--rounds", type=whole(1, 10**6), default=5, help="rounds of each measurement"
+    )
     arguments = parser.parse_args(argv)
-    from rfdetr.models.postprocess import PostProcess
-
+    post_process = optional_module(
+        "rfdetr.models.postprocess", "rfdetr is not installed", "pip install rfdetr"
+    ).PostProcess
     torch.set_num_threads(1)
     print(
         f"| case | rfdetr {version('rfdetr')} ms | ours ms | packed bits ms | ratio | other bits |"
@@ -61,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         rows = given["queries"][0, :kept]
 
         def theirs(given: Any = given, size: Tensor = size) -> Tensor:
-            found = PostProcess._postprocess_masks(
+            found = post_process._postprocess_masks(
                 given["masks"],
                 given["scores"],
                 given["labels"],
@@ -90,4 +97,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_main(main))
