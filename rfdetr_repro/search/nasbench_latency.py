@@ -13,6 +13,7 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.model_config import ModelConfig
+from rfdetr_repro.spec.protocol import Protocol
 
 from .latency_model import LatencyModel, RelativeError, heldout_error
 
@@ -42,8 +43,8 @@ def fit_of_engines(
     for record in records:
         if (
             record.source == "engine"
-            and record.deployment == deployment
             and record.protocol is not None
+            and _deployment(record, record.protocol) == deployment
             and (record.protocol.threads, record.protocol.mode) == (threads, mode)
             and record.latency is not None
             and record.model.arch is not None
@@ -62,6 +63,13 @@ def fit_of_engines(
     model = LatencyModel.fit(archs, latency_ms, config)
     error = heldout_error(archs, latency_ms, config)
     return EngineFit(engines, machines.pop(), model, error)
+
+
+def _deployment(record: Record, protocol: Protocol) -> str:
+    """Runtime and precision of a Record, such as "onnxruntime fp32", without the mode that newer
+    searches name behind them.
+    """
+    return str(record.deployment).removesuffix(f" {protocol.short}")
 
 
 def latencies_from(
@@ -103,10 +111,10 @@ def runtimes_in(
     """
     found = sorted(
         {
-            (str(one.deployment), one.protocol.threads)
+            (_deployment(one, one.protocol), one.protocol.threads)
             for one in records
             if one.source == "engine" and one.protocol is not None
-            if one.protocol.mode == MODE and str(one.deployment).endswith(" fp32")
+            if one.protocol.mode == MODE and _deployment(one, one.protocol).endswith(" fp32")
         }
     )
     if not found:
