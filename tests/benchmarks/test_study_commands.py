@@ -540,7 +540,7 @@ def test_the_gather_loop_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the flags of one kind of processor."""
     if gather_limit.gather_ms(0, 8, rounds=0) is None:
         pytest.skip("no C compiler")
-    monkeypatch.setattr(gather_limit, "FLAGS", ("-O1", "-shared", "-fPIC"))
+    monkeypatch.setattr(gather_limit, "NATIVE", ())
     found = gather_limit.gather_ms(20, 8, rounds=2)
     assert found is not None and 0 < found < float("inf")
     monkeypatch.setattr(shutil, "which", lambda name: None)
