@@ -86,6 +86,7 @@ class Cells:
         self.context = context
         self.env = env
         self.sessions = {0: self._open(0)}  # by the number of the build
+        self._evaluated = False  # whether the first session has run over a split
         self.suppression_ms: float | None = None
         self.peak_memory_bytes: int | None = None
         self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
@@ -167,6 +168,7 @@ class Cells:
                 found = accuracy_of(
                     self.sessions[0], split, max_dets=self.context.max_dets, progress=told
                 )
+                self._evaluated = True
                 self.accuracies[data] = found
 
     def lacks(self, protocol: Protocol) -> bool:
@@ -176,7 +178,14 @@ class Cells:
         )
 
     def open(self, build: int) -> None:
-        """Opens the session of a build, unless the session is open."""
+        """Opens the session of a build, unless the session is open.
+
+        A session that has run over a split is opened anew: what it allocated there makes it about
+        two percent slower than a session of the same file that was just opened.
+        """
+        if build == 0 and self._evaluated:
+            self._evaluated = False
+            del self.sessions[0]
         if build not in self.sessions:
             self.sessions[build] = self._open(build)
 

@@ -61,8 +61,9 @@ def confirm(
     """Records of one artifact for every (split, protocol), ordered by split; without splits,
     latency only.
 
-    Accuracy and latency come from one session. Raises :class:`StatedFailure` if the session opened
-    another file, and the error of a measurement that failed.
+    Accuracy and latency come from one file; a given ``session`` serves for both. Raises
+    :class:`StatedFailure` if the session opened another file, and the error of a measurement that
+    failed.
     """
 
     def open_build(build: int) -> Session:

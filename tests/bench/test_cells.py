@@ -332,6 +332,20 @@ def test_sessions_are_opened_in_turns_over_the_rows(tmp_path: Path) -> None:
     assert opened == first + second + third
 
 
+def test_no_latency_is_measured_with_the_session_that_ran_over_a_split(
+    tmp_path: Path, split: CocoSplit
+) -> None:
+    opened: list[FakeSession] = []
+    rows = {"m": row(tmp_path, "m", opened, (split,))}
+    store = Store(tmp_path / "s.jsonl")
+    outcome = confirm_all(rows, [PROTOCOL, replace(PROTOCOL, mode="sustained")], store)
+    assert not outcome.failures and len(opened) == 2  # both protocols share the second session
+    evaluated, measured = (len(session.log) for session in opened)
+    assert 0 < evaluated < measured
+    again = confirm_all(rows, [replace(PROTOCOL, builds=2)], store)
+    assert not again.failures and len(opened) == 4  # the accuracy is stored: both are measured
+
+
 def test_once_in_a_store_and_campaign(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.jsonl")
     context = Context("c")
