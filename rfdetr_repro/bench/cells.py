@@ -190,10 +190,7 @@ class Cells:
             self.sessions[build] = self._open(build)
 
     def calls(self, protocol: Protocol, builds: Iterable[int]) -> list[Call]:
-        """One call for each of these builds, bound and ready."""
-        builds = list(builds)
-        for build in builds:
-            self.open(build)
+        """One call for each of these builds, which are open; bound and ready."""
         split = self.row.splits[0] if self.row.splits else None
         first = self.sessions[0]
         if type(first) is OrtSession and self.suppression_ms is None:
