@@ -26,6 +26,7 @@ from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.nasbench.space import SPACE
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.runtime.backends import check_backend
 from rfdetr_repro.search.deployment import Deployment
 from rfdetr_repro.search.engines import engine_order, measure_engines
 from rfdetr_repro.search.nasbench_latency import FEWEST, MODE
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
         raise InputError("this is not a folder", args.out, "give a folder")
+    for backend in args.backends:
+        check_backend(backend)
     torch.set_num_threads(1)
     for backend in args.backends:
         for threads in args.threads:
@@ -100,4 +103,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    raise SystemExit(run_main(main))

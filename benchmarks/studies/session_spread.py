@@ -125,10 +125,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(args.processes, args.sessions) < 2 or args.rounds < 1:
         parser.error("two processes with two sessions each, and one round, are the least")
-    print("| file | median ms | between processes | between sessions of a process |")
-    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         artifacts = [load_artifact(path) for path in args.models] or [pico_artifact(Path(folder))]
+        print("| file | median ms | between processes | between sessions of a process |")
+        print("|---|---|---|---|")
         for artifact in artifacts:
             medians = measure(artifact, args.processes, args.sessions, args.rounds)
             cells = [
@@ -140,4 +140,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    raise SystemExit(run_main(main))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from rfdetr_repro.nasbench.space import SPACE
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search.engines import engine_order
 from rfdetr_repro.search.nasbench_latency import runtimes_in
-from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.presets import PICO
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_records_are_those_that_the_benchmark_reads(
@@ -39,3 +43,27 @@ def test_engines_are_drawn_from_the_whole_space() -> None:
     archs = engine_order(SPACE, 0)[:24]
     assert {arch.windows for arch in archs} == {1, 2, 4}
     assert max(arch.patch for arch in archs) > 20 and max(arch.resolution for arch in archs) > 160
+
+
+def test_a_missing_package_is_named_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(backend: str) -> None:
+        if backend == "openvino":
+            raise InputError("the package openvino is not installed")
+
+    monkeypatch.setattr(nasbench_engines, "check_backend", missing)
+    out = tmp_path / "out"
+    assert run_main(main, ["--out", str(out), "--backends", "torch", "openvino"]) == 2
+    assert "openvino is not installed" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("study", ["nasbench_engines --out", "session_spread"])
+def test_a_wrong_file_ends_the_program_with_exit_code_2(tmp_path: Path, study: str) -> None:
+    (tmp_path / "file.onnx").write_text("")
+    command = [sys.executable, "-m", *f"benchmarks.studies.{study}".split()]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "file.onnx")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1
