@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,7 @@ from rfdetr_repro.records import stored
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, ArgumentParser, output_folder, refuse, whole
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.shared_arguments import add_device, add_records
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 from rfdetr_repro.tables.command import load_records
@@ -229,7 +229,7 @@ def requests_of(
     from rfdetr_repro.reproduce.claim_studies import StudyRequest
 
     studies: list[Study] = [STUDIES[args.run]] if args.run != ALL else list(STUDIES.values())
-    words = "python -m rfdetr_repro.claims " + " ".join(sys.argv[1:] if argv is None else argv)
+    words = command_line("python -m rfdetr_repro.claims", argv)
     known = load_records(args.records)
     steps = args.steps or (QUICK_STEPS if args.quick else STEPS)
     return [

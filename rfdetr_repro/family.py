@@ -12,13 +12,13 @@ largest decoder.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import MAX_SIDE
 from rfdetr_repro.spec.arguments import ArgumentParser, wholes
 from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.shared_arguments import add_model
 
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rfdetr_repro.tables.family import family_table
     from rfdetr_repro.tables.format import render
 
-    words = "python -m rfdetr_repro.family " + " ".join(sys.argv[1:] if argv is None else argv)
+    words = command_line("python -m rfdetr_repro.family", argv)
     search = open_search(SearchRequest(args.model.run_folder(), args.data, command=words))
     print_census([search.split])
     with search.store.exclusive():

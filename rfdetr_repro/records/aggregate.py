@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from rfdetr_repro.spec.arguments import (
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.metrics import COCO_METRICS, milliseconds, percent
 from rfdetr_repro.spec.protocol import DECISION, MODES, REAL, Protocol
 
@@ -189,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = replace(
                 model, name="RF-DETR", size=args.size, variant=args.variant or "nas", arch=None
             )
-        record = store.append(mean_of(parts, model, args.name, _command(argv)))
+        record = store.append(
+            mean_of(parts, model, args.name, command_line("python -m rfdetr_repro.mean", argv))
+        )
         print(line(record))
     print("\n".join([f"records in {args.out}", *(f"left out: {text}" for text in short)]))
 
@@ -483,7 +485,3 @@ def _split(record: Record) -> str:
 
 def _digest(parts: Iterable[str]) -> str:
     return sha256_bytes("\n".join(parts).encode())
-
-
-def _command(argv: Sequence[str] | None) -> str:
-    return "python -m rfdetr_repro.mean " + " ".join(sys.argv[1:] if argv is None else argv)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
@@ -29,7 +28,7 @@ from rfdetr_repro.spec.arguments import (
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign, campaign, from_scratch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
-from rfdetr_repro.spec.launch import place_in_torchrun
+from rfdetr_repro.spec.launch import command_line, place_in_torchrun
 from rfdetr_repro.spec.presets import PICO_OWN
 
 
@@ -141,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_processes(args.processes, chosen)
     check_inputs(chosen)
     folder = writable_folder(args.out or Path("runs") / chosen.name)
-    command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = command_line("python -m rfdetr_repro.reproduce", argv)
     with leading() as ranks:
         together = Together(ranks if ranks.size > 1 else None, args.processes)
-        reproduction = Reproduction(chosen, folder, command.strip(), together)
+        reproduction = Reproduction(chosen, folder, command, together)
         report = reproduction.run()
     from rfdetr_repro.tables.command import main as tables
 

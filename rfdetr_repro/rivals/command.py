@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import parse_shape
 from rfdetr_repro.spec.arguments import LARGEST_SEED, ArgumentParser, output_folder, whole, wholes
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.protocol import WHOLE, Protocol
 from rfdetr_repro.spec.shared_arguments import add_device
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         queries=args.queries,
         shape=args.shape,
         archs=args.archs,
-        command="rfdetr-repro train-rival " + " ".join(sys.argv[2:] if argv is None else argv),
+        command=command_line("rfdetr-repro train-rival", argv),
     )
     records = run(asked)
     print(render(rivals_tables(records), "text", width()))

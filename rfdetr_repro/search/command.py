@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, ArgumentParser, folder_names, number, whole
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.protocol import (
     DECISION,
     MODES,
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the search that ``argv`` describes and prints its result."""
     args = parser().parse_args(argv)
     args.data = source_of(args, SPLITS)
-    words = "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv)
+    words = command_line("python -m rfdetr_repro.search", argv)
     request = request_of(args, words)
     from .run import (  # torch loads slowly, so the request is checked first
         plan_front,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from rfdetr_repro.records.record import FINE_TUNING, TUNED, Accuracy, ModelId, R
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import ArgumentParser, output_folder, whole
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.metrics import milliseconds
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         deployment=deployment,
         loader_threads=args.loader_threads,
     )
-    command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = command_line("python -m rfdetr_repro.finetune", argv)
     records = tuning.run(splits, lambda card: _settings(args, card), command)
     print("\n".join(lines(records)))
     print(f"records in {args.out / 'records.jsonl'}")

@@ -1,11 +1,12 @@
-"""Programs whose modules are loaded when the program runs, not before; and the place of a process
-among those that ``torchrun`` starts.
+"""Programs whose modules are loaded when the program runs, not before; the command that a Record
+states; and the place of a process among those that ``torchrun`` starts.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -15,6 +16,14 @@ from .errors import InputError, run_main
 
 if TYPE_CHECKING:
     import argparse
+
+
+def command_line(program: str, argv: Sequence[str] | None) -> str:
+    """``program`` and its arguments as a shell takes them, which Records state as their command;
+    ``argv``: None for the arguments of this process.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    return shlex.join([*program.split(), *map(str, words)])
 
 
 def place_in_torchrun() -> tuple[int, int]:

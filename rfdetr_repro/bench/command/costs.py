@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from pathlib import Path
 from rfdetr_repro.spec.arguments import ArgumentParser, output_file, output_folder
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.ranges import choose
 
 EVERY = ("shapes", "onnx", "flopcountermode", "calflops")
@@ -94,14 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(names, counters)
     store = Store(args.out)
     known = store.ids()
-    command = "python -m rfdetr_repro.bench.costs " + " ".join(
-        sys.argv[1:] if argv is None else argv
-    )
+    command = command_line("python -m rfdetr_repro.bench.costs", argv)
     for request, count in jobs(names, counters, args.artifacts):
         if request.id not in known:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             record = replace(
-                request, cost=count(), started_at=now, command=command.strip(), env=environment()
+                request, cost=count(), started_at=now, command=command, env=environment()
             )
             print(line(store.append(record)), flush=True)
     cells = cost_cells(store.read())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.spec.errors import StatedFailure
+from rfdetr_repro.spec.launch import command_line
 
 from .arguments import parser
 from .checks import check
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from .printing import gate
 
-    command = "python -m rfdetr_repro.bench " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = command_line("python -m rfdetr_repro.bench", argv)
     parts = Wanted(tuple(args.parts), args.decode) if args.parts else None
     context = Context(args.campaign, command, parts=parts)
     store = Store(args.out)

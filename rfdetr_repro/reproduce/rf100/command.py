@@ -10,7 +10,6 @@ Run the command again to resume; data sets can be added.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from rfdetr_repro.spec.campaign import (
     from_scratch,
 )
 from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, InputError
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.presets import PICO_OWN
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, of_length
 
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = workers_of(args)
     chosen = _chosen(args)
     fixed = None if args.fixed is None else _fixed(args.fixed, chosen)
-    command = "rfdetr-repro rf100 " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = command_line("rfdetr-repro rf100", argv)
     # slow to load; arguments are checked first
     from rfdetr_repro.reproduce.run import check_inputs
     from rfdetr_repro.tables.data_sets import data_sets_tables
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Wanted(fixed or chosen.preset.arch, args.target_ms, args.tolerance, args.quick),
         args.out.resolve(),  # workers have other current folders
         args.name or _name(args.data, found),
-        command.strip(),
+        command,
         cluster,
         args.processes,
     )
