@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from rfdetr_repro.evaluation.coco import ImageDetections
 from rfdetr_repro.plots.detections import Annotations, best_of_each_box
 from rfdetr_repro.plots.figures import detections_figure
 from rfdetr_repro.runtime.session import Session
-from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.files import read_json, write_atomic
 
+CAPTIONS = "predictions.json"
 PER_PICTURE = 4
 HIGHEST_THRESHOLD = 0.3
 
@@ -33,14 +35,16 @@ def as_annotations(found: ImageDetections, height: int, width: int) -> Annotatio
 
 def draw_examples(session: Session, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
     """Draws what ``session`` finds: one picture per held-out split, with its first images that have
-    objects; captions go to ``predictions.json`` next to ``folder``.
+    objects; captions go to ``predictions.json`` next to ``folder``. A picture that is there is kept
+    if its caption names the file of ``session``.
     """
+    known = folder.parent / CAPTIONS
+    before = read_json(known) if known.exists() else []
     paths = []
     captions = []
     for name, split in splits.items():
         if name == "train":
             continue
-        rows = [row for row in range(len(split)) if len(split.sample(row).labels)][:PER_PICTURE]
         path = folder / f"{name}.png"
         captions.append(
             {
@@ -50,18 +54,20 @@ def draw_examples(session: Session, splits: dict[str, CocoSplit], folder: Path) 
             }
         )
         paths.append(path)
-        if not path.exists():
-            _draw(session, split, rows, path)
-    write_atomic(folder.parent / "predictions.json", json.dumps(captions, indent=1))
+        if not path.exists() or captions[-1] not in before:
+            path.unlink(missing_ok=True)  # so that no caption is of another file's picture
+            _draw(session, split, path)
+    write_atomic(known, json.dumps(captions, indent=1))
     return paths
 
 
-def _draw(session: Session, split: CocoSplit, rows: list[int], path: Path) -> None:
+def _draw(session: Session, split: CocoSplit, path: Path) -> None:
     labels = label_map(session.manifest, split)
     images = []
     predictions = []
     truths = []
-    for row in rows:
+    with_objects = (row for row in range(len(split)) if len(split.sample(row).labels))
+    for row in islice(with_objects, PER_PICTURE):
         sample: Any = split.sample(row, masks=split.has_masks)
         images.append(np.array(sample.image))
         found = detect_image(session, sample.image, sample.image_id, labels)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rfdetr_repro.reproduce import pictures
 from rfdetr_repro.reproduce.outlook import later_steps, stage_names, stage_of
 from rfdetr_repro.reproduce.run import Reproduction, Stages
 from rfdetr_repro.spec import stage as stages
@@ -76,6 +79,28 @@ def test_a_repeated_stage_names_the_model_that_is_chosen_now(tmp_path: Path) -> 
             Stages(path).of(EMBEDDED).run(name, "", lambda detail=detail: (None, detail))
     rows = Stages(path).rows
     assert (rows["search"]["detail"], rows["evaluation"]["detail"]) == ("first", "second")
+
+
+def test_pictures_are_those_of_the_model_that_their_captions_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(session: Any, split: Any, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(session.artifact_id.sha256)
+        drawn.append(path.name)
+
+    drawn: list[str] = []
+    monkeypatch.setattr(pictures, "_draw", draw)
+    splits: Any = dict.fromkeys(("train", "val", "test"), SimpleNamespace(description="Parts."))
+    both = ["val.png", "test.png"]
+    for model, expected in (("a", both), ("a", []), ("b", both)):
+        drawn.clear()
+        session: Any = SimpleNamespace(artifact_id=SimpleNamespace(sha256=12 * model))
+        paths = pictures.draw_examples(session, splits, tmp_path / "predictions")
+        assert drawn == expected
+        assert [path.read_text() for path in paths] == [12 * model] * 2
+        captions = json.loads((tmp_path / "predictions.json").read_text())
+        assert all(one["caption"].endswith(f"Model {12 * model}.") for one in captions)
 
 
 def test_every_stage_of_the_flow_is_counted(
