@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .distributed import Workers
 
 SUPERNET = "supernet.safetensors"
-CHECKED_IMAGES = 4  # number of images on which an exported file must agree with PyTorch
+CHECKED_IMAGES = 4  # most images on which an exported file must agree with PyTorch
 
 
 class LatencyFit(NamedTuple):
@@ -396,7 +396,8 @@ class SearchRun:
 
     def _check_export(self, arch: Arch) -> None:
         search = self.search
-        pictures = [search.split.load_image(index) for index in range(CHECKED_IMAGES)]
+        count = min(CHECKED_IMAGES, len(search.split))
+        pictures = [search.split.load_image(index) for index in range(count)]
         images = network_input(pictures, arch.input_hw)
         session = search.deployed.open_exact(arch, self.request.protocols[0].threads)
         check_against(search.detector.slice(arch), session, images)

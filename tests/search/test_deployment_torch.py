@@ -165,6 +165,20 @@ def test_exports_are_compared_with_pytorch_in_float32(
     assert [one.artifact_id.precision for one in seen] == ["fp32"]
 
 
+def test_an_export_is_compared_on_all_images_of_a_split_with_few(
+    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    monkeypatch.setattr(
+        "rfdetr_repro.search.run.check_against",
+        lambda subnet, session, images: compared.append(len(images)),
+    )
+    opened = SearchRun.open(request_in(run, place))
+    monkeypatch.setattr("rfdetr_repro.search.run.CHECKED_IMAGES", len(opened.search.split) + 1)
+    opened._check_export(SMALL)
+    assert compared == [len(opened.search.split)]
+
+
 def test_fine_tuned_models_are_measured_on_the_deployment(run: Path, place: Path) -> None:
     from rfdetr_repro.data.coco import read_splits
 
