@@ -373,7 +373,7 @@ def _plan(
     if args.auto:
         recipe, why = fitted(recipe.check(), device, args.out, objects, args.processes)
         print(why)
-    print("\n".join(plan(recipe, device, images).lines()))
+    print("\n".join(plan(recipe, device, images, processes=args.processes or 1).lines()))
 
 
 def _train(

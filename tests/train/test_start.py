@@ -138,7 +138,8 @@ def test_a_plan_is_of_what_the_training_takes(
     )
     recipes: list[Recipe] = []
 
-    def planned(recipe: Recipe, device: Any, images: int) -> Any:
+    def planned(recipe: Recipe, device: Any, images: int, processes: int) -> Any:
+        assert processes == 2
         recipes.append(recipe)
         return SimpleNamespace(lines=lambda: [str(images)])
 
@@ -149,7 +150,7 @@ def test_a_plan_is_of_what_the_training_takes(
     monkeypatch.setattr("rfdetr_repro.train.plan.plan", planned)
     monkeypatch.setattr(command, "train", trained)
     given = ["--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu", *more]
-    command.main([*given, "--plan"])
+    command.main([*given, "--plan", "--processes", "2"])
     command.main(given)
     plan, run = recipes
     assert (plan.preset.arch, plan.train, plan.space) == (run.preset.arch, run.train, run.space)
