@@ -111,14 +111,14 @@ class NasBench:
         any that rounds to the same input. Raises :class:`InputError` outside the space.
         """
         one = Arch.parse(arch) if isinstance(arch, str) else arch
-        known = _places(self.archs)
+        places = next(iter(self.parts.values())).places
         key = form(one)
-        if key not in known:
+        if key not in places:
             axes = "; ".join(
                 f"{name} {', '.join(map(str, axis))}" for name, axis in vars(self.space).items()
             )
             raise InputError(f"{one.key} is not in the benchmark's space", hint=axes)
-        return known[key]
+        return places[key]
 
     def order(self, seed: int = 0, split: str = "val") -> tuple[int, ...]:
         """The images in the order in which ``query(images=N)`` takes them: shuffled once, the same
@@ -220,7 +220,3 @@ def shuffled(images: int) -> tuple[int, ...]:
     """
     return tuple(sorted(range(images), key=lambda one: hashlib.sha256(str(one).encode()).digest()))
 
-
-@lru_cache(maxsize=8)
-def _places(archs: tuple[Arch, ...]) -> dict[tuple[int, ...], int]:
-    return {form(arch): place for place, arch in enumerate(archs)}

@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from rfdetr_repro.spec.errors import InputError, first_line
 from rfdetr_repro.spec.files import write_atomic
 
 from .precision import THRESHOLDS, average_precision
+from .space import form
 
 Array = np.ndarray[Any, Any]
 FORMAT = 1
@@ -161,6 +163,11 @@ class Part:
     def images(self) -> int:
         """Number of images of the split."""
         return len(self.objects)
+
+    @cached_property
+    def places(self) -> dict[tuple[int, ...], int]:
+        """The number of each architecture in the order of the space, by its :func:`.space.form`."""
+        return {form(arch): place for place, arch in enumerate(self.archs)}
 
     def ranked(self, number: int) -> Ranked:
         """The matches of the architecture at ``number`` in the order of the space."""
