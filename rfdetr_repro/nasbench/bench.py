@@ -219,4 +219,3 @@ def shuffled(images: int) -> tuple[int, ...]:
     generator changes.
     """
     return tuple(sorted(range(images), key=lambda one: hashlib.sha256(str(one).encode()).digest()))
-
