@@ -1,17 +1,22 @@
-"""Batches on their way to a GPU: the copy of the next ones runs while the GPU computes on these.
+"""Batches on their way to a GPU: the next batches are copied while the GPU computes.
 
 On the CPU nothing is copied.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from typing import Protocol, TypeVar
 
 import torch
 
+from rfdetr_repro.ops.device import ran_out_of_memory
+from rfdetr_repro.spec.errors import InputError
+
 from .transforms import Batch
 
+log = logging.getLogger(__name__)
 MOST_AHEAD = 1 << 30  # bytes of images that wait on the GPU; those beyond are copied when used
 
 Begun = TypeVar("Begun")
@@ -37,8 +42,9 @@ class CudaCopies:
         self._stream = torch.cuda.Stream(device)
 
     def begin(self, batches: list[Batch]) -> tuple[list[Batch], torch.cuda.Event]:
-        """Begins to copy the first batches of the list, up to ``most`` bytes; a batch that the list
-        holds twice is copied once.
+        """Begins to copy the first batches of the list, up to ``most`` bytes and as long as the
+        memory of the device suffices; a batch that the list holds twice is copied once. The other
+        batches stay as they are, and whoever uses them copies them.
         """
         moved: dict[int, Batch] = {}
         free = self.most
@@ -47,8 +53,22 @@ class CudaCopies:
                 if id(batch) in moved:
                     continue
                 free -= batch.nbytes
-                moved[id(batch)] = batch.to(self.device) if free >= 0 else batch
+                ahead = self._copy(batch) if free >= 0 else None
+                free = -1 if ahead is None else free
+                moved[id(batch)] = batch if ahead is None else ahead
         return [moved[id(batch)] for batch in batches], self._stream.record_event()
+
+    def _copy(self, batch: Batch) -> Batch | None:
+        """The batch on the device; None without memory for it, because a step that still runs may
+        hold the memory that is free when the batch is used.
+        """
+        try:
+            return batch.to(self.device)
+        except (RuntimeError, InputError) as error:
+            if not ran_out_of_memory(error.__cause__ or error):
+                raise
+        log.debug("a batch is copied when it is used, for lack of memory to copy it earlier")
+        return None
 
     def end(self, begun: tuple[list[Batch], torch.cuda.Event]) -> list[Batch]:
         """Makes the current stream wait for the copies, and keeps their memory until that stream

@@ -344,6 +344,40 @@ def test_what_does_not_fit_is_copied_when_it_is_used(monkeypatch: pytest.MonkeyP
     assert "copy 1" in log and "copy 2" not in log and found[1] is two
 
 
+@pytest.mark.parametrize("resized", [False, True])
+def test_a_batch_without_memory_ahead_is_copied_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, resized: bool
+) -> None:
+    log: list[str] = []
+    one, two, three = (Batch(torch.zeros(count, 3, 4, 4), []) for count in (1, 2, 3))
+    copies = on_fake_gpu(monkeypatch, log, most=1 << 20)
+    plain = Batch.to
+
+    def full(batch: Batch, device: torch.device) -> Batch:
+        if batch is not two:
+            return plain(batch, device)
+        error = torch.OutOfMemoryError("no memory")
+        if resized:
+            raise InputError("no memory for whole pictures", "resize_on=device") from error
+        raise error
+
+    monkeypatch.setattr(Batch, "to", full)
+    found = copies.end(copies.begin([one, two, three]))
+    assert found[0] is not one and found[1] is two and found[2] is three
+    assert "copy 3" not in log  # nothing is tried while memory is short
+
+
+def test_other_errors_of_a_copy_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = on_fake_gpu(monkeypatch, [], most=1 << 20)
+
+    def broken(batch: Batch, device: torch.device) -> Batch:
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(Batch, "to", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        copies.begin([Batch(torch.zeros(1, 3, 4, 4), [])])
+
+
 def test_targets_travel_in_one_piece() -> None:
     """``meta`` is a device without data, to which copies are counted."""
     targets = [
