@@ -256,14 +256,16 @@ def _costs(
     per_pass = search.passes_s / max(1, search.groups * images)
     # a deployed file runs one image at a time, a shared pass of the search some
     per_image = 2 * per_pass
-    loading = _loading_s(train, own)
+    accumulate = own.train.accumulate
+    loading = accumulate * _loading_s(train, own)
     # on a CPU the pictures are read by the cores that train
     added = loading / processes if device.type == "cpu" else 0.0
+    slowest = max(accumulate * one.seconds + one.update_seconds for one in trained.timed)
     evaluations = EVALUATIONS * heldout * per_pass
     comparison = COMPARED * images * per_pass
     return Costs(
         trained.step_seconds + added,
-        max(one.seconds for one in trained.timed) + added,
+        slowest + added,
         search.passes_s / searching + evaluations + comparison + START_S + END_S,
         search.engine_s + search.measure_s,
         search.engine_s + _confirming_s(campaign, per_image) + CHECKS_S + per_image * heldout,

@@ -24,7 +24,7 @@ from rfdetr_repro.reproduce.rf100.data_sets import check_data_set, find_data_set
 from rfdetr_repro.search.request import Cluster
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import EXIT_OK, InputError
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.command import build_tables
 
@@ -260,6 +260,18 @@ def test_all_is_checked_before_anything_is_spent(
     with pytest.raises(InputError, match="none of 1 data sets can be used"):
         main(["--data", str(root), "--out", str(tmp_path / "b")])
     assert not (tmp_path / "b").exists()
+
+
+def test_the_time_is_divided_among_the_data_sets_that_can_be_used(
+    benchmark_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "sets"
+    for name in ("bees", "broken"):
+        shutil.copytree(benchmark_folder / "bees", root / name)
+    (root / "broken" / "test" / "_annotations.coco.json").unlink()
+    asked = ["--data", str(root), "--out", str(tmp_path / "a"), "--time-budget", "1h", "--plan"]
+    assert main(asked) == EXIT_OK
+    assert "1 data set of 60 min each: 1 h" in capsys.readouterr().out
 
 
 def test_numbers_that_are_given_hold_in_a_quick_run_too() -> None:

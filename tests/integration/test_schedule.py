@@ -50,7 +50,8 @@ def on_a_machine(
 
     def training(recipe: Any, device: Any, images: int, objects: int, processes: int) -> Any:
         assert objects == 13 and recipe.preset.model.num_classes == 2
-        return SimpleNamespace(step_seconds=step_s, timed=[SimpleNamespace(seconds=2 * step_s)])
+        timed = SimpleNamespace(seconds=2 * step_s, update_seconds=0.0)
+        return SimpleNamespace(step_seconds=step_s, timed=[timed])
 
     def search(campaign: Any, own: Any, images: int, device: Any) -> Any:
         return SimpleNamespace(engine_s=1.0, measure_s=engine_s - 1, passes_s=pass_s, groups=18)
@@ -104,7 +105,8 @@ def test_processes_share_batches_and_passes(monkeypatch: pytest.MonkeyPatch) -> 
 
     def training(recipe: Any, device: Any, images: int, objects: int, processes: int) -> Any:
         asked.append(processes)
-        return SimpleNamespace(step_seconds=0.5, timed=[SimpleNamespace(seconds=1.0)])
+        timed = SimpleNamespace(seconds=1.0, update_seconds=0.0)
+        return SimpleNamespace(step_seconds=0.5, timed=[timed])
 
     monkeypatch.setattr("rfdetr_repro.train.plan.plan", training)
     campaign = replace(EMBEDDED, time_budget_s=14400.0)
@@ -113,6 +115,24 @@ def test_processes_share_batches_and_passes(monkeypatch: pytest.MonkeyPatch) -> 
     assert (four.engines, four.candidates) == (by_cores.engines, by_cores.candidates)
     assert by_cores.measuring_s - four.measuring_s == pytest.approx(0.75 * 120)
     assert four.steps > by_cores.steps
+
+
+def test_a_step_of_several_micro_batches_reads_and_passes_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timed pass is of one micro-batch; the update is once for the step."""
+    on_a_machine(monkeypatch, loading_s=0.25)
+
+    def training(recipe: Any, *rest: Any) -> Any:
+        timed = SimpleNamespace(seconds=1.0, update_seconds=0.5)
+        return SimpleNamespace(step_seconds=recipe.train.accumulate * 0.5 + 0.5, timed=[timed])
+
+    monkeypatch.setattr("rfdetr_repro.train.plan.plan", training)
+    campaign = replace(EMBEDDED, time_budget_s=14400.0)
+    campaign = replace(campaign, train=replace(campaign.train, accumulate=4))
+    plan = schedule(campaign, SPLITS, 13.4, 1)
+    assert plan.training_s == plan.steps * (4 * (0.5 + 0.25) + 0.5)
+    assert plan.finetuning_s == plan.finetune_steps * (4 * (1.0 + 0.25) + 0.5)
 
 
 def test_a_campaign_without_fine_tuning_stays_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from rfdetr_repro.spec.campaign import (
 )
 from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, InputError
 from rfdetr_repro.spec.launch import command_line
+from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.spec.presets import PICO_OWN
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, of_length
 
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = find_data_sets(args.data, args.drop_bad)
     found, failed = check_all(sources, chosen.preset.arch.patch)
     if chosen.time_budget_s and args.time_budget:
-        chosen = replace(chosen, time_budget_s=args.time_budget / len(sources))
+        chosen = replace(chosen, time_budget_s=args.time_budget / len(found))
     request = Request(
         chosen,
         Wanted(fixed or chosen.preset.arch, args.target_ms, args.tolerance, args.quick),
@@ -311,9 +312,8 @@ def _plan(request: Request, found: Sequence[DataSet], fixed: Arch | None) -> Non
     chosen = sized(replace(request.campaign, data=middle.source), sizing)
     if chosen.time_budget_s:
         minutes = chosen.time_budget_s / 60
-        print(
-            f"{len(found)} data sets of {minutes:.3g} min each: {len(found) * minutes / 60:.3g} h"
-        )
+        sets = plural(len(found), "data set")
+        print(f"{sets} of {minutes:.3g} min each: {len(found) * minutes / 60:.3g} h")
         return
     for line in plan(chosen, request.processes or 1):
         print(line, flush=True)
