@@ -64,6 +64,8 @@ def test_modes() -> None:
         60.0,
         600,
     )
+    (quick,) = settings("--onnx", "m", "--protocol", "paced", "--quick")
+    assert (quick.fps, quick.min_samples, quick.max_samples, quick.builds) == (30.0, 32, 32, 2)
     formal = settings("--onnx", "m", "--protocol", "both", "--formal", "--builds", "1")
     assert (
         [p.builds for p in formal] == [4, 4]

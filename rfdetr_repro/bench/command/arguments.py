@@ -34,6 +34,7 @@ from .protocols import (
     PROTOCOLS,
     QUICK_BUILDS,
     QUICK_SAMPLES,
+    USUAL_FPS,
 )
 from .runtimes import backends, device_api, thread_counts
 from .wishes import add_wishes
@@ -245,8 +246,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--fps",
         type=number(*FPS),
-        default=30.0,
-        help="frames that arrive per second in the paced mode",
+        help=f"frames that arrive per second in the paced mode (default: {USUAL_FPS:g})",
     )
     how.add_argument("--seconds", type=number(0, LONGEST_S), nargs="?", const=LONG_S, help=_SECONDS)
     how.add_argument(

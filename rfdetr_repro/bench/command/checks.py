@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from rfdetr_repro.bench.gpu.device import uses_gpu
+from rfdetr_repro.spec.arguments import refuse
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import OF_ENGINES, WITH_GRAPH
 
@@ -52,6 +53,7 @@ def check(args: argparse.Namespace) -> None:
             "--inject is for random weights, and --models names trained weights",
             hint="leave one of them out",
         )
+    _check_modes(args)
     _check_extent(args)
     check_parts(args)
     precisions(args)
@@ -78,6 +80,18 @@ def _check_graph(first: str, backends: Sequence[str] | None) -> None:
             "--cuda-graph is for one backend, and --backend names several",
             hint="leave --cuda-graph out; torch-graph always replays a CUDA graph",
         )
+
+
+def _check_modes(args: argparse.Namespace) -> None:
+    """Raises :class:`InputError` for arguments of a mode that is not measured."""
+    modes: Sequence[str] = PROTOCOLS[modes_of(args)]
+    if args.campaign is not None:
+        refuse({"--protocol": args.protocol}, "with --campaign, which has a protocol of its own")
+        modes = ("buffered",)
+    if "sustained" not in modes:
+        refuse({"--seconds": args.seconds}, "where the sustained mode is not measured")
+    if "paced" not in modes:
+        refuse({"--fps": args.fps}, "where the paced mode is not measured")
 
 
 def _check_extent(args: argparse.Namespace) -> None:

@@ -29,7 +29,8 @@ BUILDS = 4
 QUICK_SAMPLES = 32
 QUICK_BUILDS = 2
 QUICK_S = 5.0  # timed seconds of a series that ends by time
-PACED_S = 10.0  # least duration of a paced series in s, unless --samples is given
+USUAL_FPS = 30.0  # of the paced mode, unless --fps is given
+PACED_S = 10.0  # least duration of a paced series in s, unless --samples or --quick is given
 
 
 def modes_of(args: argparse.Namespace) -> str:
@@ -98,13 +99,15 @@ def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
             timeout_s=limit_s,
         )
     if mode == "paced":
-        frames = args.samples or max(Protocol.min_samples, round(PACED_S * args.fps))
-        limit_s = max(Protocol.timeout_s, 3 * frames / args.fps)
+        fps = args.fps or USUAL_FPS
+        usual = QUICK_SAMPLES if args.quick else max(Protocol.min_samples, round(PACED_S * fps))
+        frames = args.samples or usual
+        limit_s = max(Protocol.timeout_s, 3 * frames / fps)
         return replace(
             base,
             mode=mode,
             buffer_ms=0.0,
-            fps=args.fps,
+            fps=fps,
             min_samples=frames,
             max_samples=frames,
             timeout_s=limit_s,
