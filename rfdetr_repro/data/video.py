@@ -42,14 +42,6 @@ def require_av() -> Any:
     )
 
 
-def check_video(medium: Medium) -> None:
-    """Raises :class:`InputError` for a file without a video stream, and for a camera that cannot be
-    opened.
-    """
-    with _opened(medium):
-        pass
-
-
 def frames(medium: Medium) -> Generator[Frame, None, None]:
     """The frames of a video or camera, in order, decoded one at a time.
 
@@ -108,28 +100,34 @@ class VideoFile:
         if max(hw) > _LONGEST_SIDE:
             raise InputError(f"frames of {hw[0]}x{hw[1]} pixels are too large for a video")
         self._hw = (hw[0] + hw[0] % 2, hw[1] + hw[1] % 2)  # the pixel format needs even sides
-        unfinished = self._open_file.enter_context(atomic_path(self.path))
-        self._container = av.open(str(unfinished), "w", format="mp4")
-        for codec in _CODECS:
-            with suppress(av.error.FFmpegError, ValueError):
-                rate = Fraction(self.rate).limit_denominator(1000)
-                self._stream = self._container.add_stream(codec, rate=rate)
-                break
-        if self._stream is None:
-            raise InputError("this build of PyAV cannot write MP4 video", hint="pip install av")
-        self._stream.height, self._stream.width = self._hw
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = _CLOCK
+        with ExitStack() as opening:  # which leaves no file behind where the video cannot be opened
+            unfinished = opening.enter_context(atomic_path(self.path))
+            container = opening.enter_context(av.open(str(unfinished), "w", format="mp4"))
+            stream = _video_stream(av, container, self.rate)
+            stream.height, stream.width = self._hw
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.time_base = _CLOCK
+            self._open_file = opening.pop_all()
+        self._container, self._stream = container, stream
 
     def close(self) -> Path | None:
         """Ends the file and gives it its name; None where no frame was written."""
         if self._container is None:
             return None
-        with self._open_file:
+        with self._open_file:  # closes the container, then gives the file its name
             self._container.mux(self._stream.encode())
-            self._container.close()
         self._container = None
         return self.path
+
+
+def _video_stream(av: Any, container: Any, rate: float) -> Any:
+    """A new stream in the first of the codecs that can be written. Raises :class:`InputError` where
+    there is none.
+    """
+    for codec in _CODECS:
+        with suppress(av.error.FFmpegError, ValueError):
+            return container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
+    raise InputError("this build of PyAV cannot write MP4 video", hint="pip install av")
 
 
 def rate_of(medium: Medium) -> float:

@@ -74,6 +74,17 @@ def test_frames_of_odd_size_are_those_of_the_video(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"odd.mp4"}
 
 
+def test_a_video_that_cannot_be_opened_is_one_clear_error_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed here")
+    monkeypatch.setattr("rfdetr_repro.data.video._CODECS", ("none-of-this-name",))
+    writer = VideoFile(tmp_path / "clip.mp4", 10)
+    with pytest.raises(InputError, match="cannot write MP4 video"):
+        writer.add(Frame(0, 0.0, np.zeros((32, 48, 3), dtype=np.uint8)))
+    assert writer.close() is None and not list(tmp_path.iterdir())
+
+
 def test_a_video_that_breaks_off_or_is_ended_leaves_valid_files(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
