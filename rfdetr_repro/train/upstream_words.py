@@ -64,12 +64,9 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "scale_jitter": ((True,), "use crop_probability"),
     "augmentation_backend": (("cpu", "auto"), "use flip_probability and crop_probability"),
     "ema_update_interval": ((1,), _ONE_RECIPE),
-    "eval_base_model": ((False, True), ""),
     "eval_ema_only": ((False,), "average and raw weights are both evaluated"),
     "best_model_metric": (("map",), "the best weights are chosen by AP"),
-    "early_stopping_use_ema": ((False, True), ""),
     "backbone_lora": ((False,), _ONE_RECIPE),
-    "sync_bn": ((False, True), ""),
     "fp16_eval": ((False,), "evaluation is in float32"),
     "dont_save_weights": ((False,), _ONE_RECIPE),
     "mask_point_sample_ratio": ((16,), _ONE_RECIPE),
@@ -121,6 +118,9 @@ _ASIDE = {
     "auto_batch_max_targets_per_image",
     "auto_batch_ema_headroom",
     "fused_optimizer",
+    "eval_base_model",  # average and raw weights are both evaluated, and either stops a run
+    "early_stopping_use_ema",
+    "sync_bn",  # there is no batch normalisation
 }
 # Keywords with a rule of their own in :func:`from_upstream`.
 _RULED = (
@@ -308,12 +308,12 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
         "fp16": {"bfloat16": False, "float16": True},
         None: {"bfloat16": False},
     }
-    kind = given.pop("amp_dtype", "auto" if given.pop("amp", True) else None)
+    kind = given.pop("amp_dtype", "auto")
     if kind not in kinds:
         raise InputError(
             f"amp_dtype={kind!r} is not supported here", hint="choose auto, bf16, fp16 or None"
         )
-    return ours | kinds[kind]
+    return ours | kinds[kind if given.pop("amp", True) else None]
 
 
 def _stopping(given: dict[str, Any], per_epoch: int, evaluated: bool) -> dict[str, Any]:
@@ -362,8 +362,8 @@ def _differences(
         )
     if "grad_accum_steps" not in words and train.accumulate != 1:
         lines.append(
-            "differs from upstream since 1.10: grad_accum_steps defaults to 4 (there 1), so a step "
-            "has 16 images"
+            f"differs from upstream since 1.10: grad_accum_steps defaults to {train.accumulate} "
+            f"(there 1), so a step has {per_step} images"
         )
     if words.get("early_stopping") and words.get("early_stopping_min_delta") != 0:
         lines.append(

@@ -98,6 +98,7 @@ def test_tiny_sets_are_drawn_repeatedly(images: int, expected: int) -> None:
         ({"multi_scale": "per-batch"}, {"multi_scale": True}),
         ({"amp": False}, {"bfloat16": False}),
         ({"amp_dtype": "fp16"}, {"bfloat16": False, "float16": True}),
+        ({"amp": False, "amp_dtype": "bf16"}, {"bfloat16": False, "float16": False}),
         # our own words
         ({"evaluate_every": 7, "patience": 2}, {"evaluate_every": 7, "patience": 2}),
     ],
