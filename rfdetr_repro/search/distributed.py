@@ -27,15 +27,21 @@ class Workers:
     """
 
     def __init__(
-        self, run: Path, data: os.PathLike[str], count: int | None, address: str | None
+        self,
+        run: Path,
+        data: os.PathLike[str],
+        count: int | None,
+        address: str | None,
+        force: bool = False,
     ) -> None:
         """``run``: run folder; ``data``: data set, which every worker reads; ``address``: of a
-        running cluster, or None.
+        running cluster, or None; ``force``: measure even if other processes use a worker's GPU.
         """
         self.run = run.resolve()
         self.data = DataSource.of(data).resolve()
         self.count = count
         self.address = address
+        self.force = force
         self._pool: RayPool | None = None
         self._source: EvaluationSource | None = None
 
@@ -73,7 +79,9 @@ class Workers:
         """
         source = self._joined
         self.close()
-        make = EngineSource(replace(source, device="cpu"), self._folder, self._deployment)
+        make = EngineSource(
+            replace(source, device="cpu"), self._folder, self._deployment, self.force
+        )
         threads = item.protocol.threads
         gpus = float(self._deployment.on_gpu)
         with closing(

@@ -214,6 +214,7 @@ class EngineSource:
     source: EvaluationSource
     folder: Path
     deployment: Deployment
+    force: bool = False  # measure even if other processes use the GPU
 
     def __call__(self) -> Callable[[Engines], dict[Arch, Measured]]:
         """Loads the search in a worker; returns the function that measures an item."""
@@ -226,7 +227,7 @@ class EngineSource:
         search.deployment = self.deployment
 
         def measure(item: Engines) -> dict[Arch, Measured]:
-            with self.deployment.watched() as search.watched:
+            with self.deployment.watched(force=self.force) as search.watched:
                 return measure_here(search, item)
 
         return measure

@@ -385,7 +385,8 @@ class SearchRun:
         from .distributed import Workers
 
         source = DataSource.of(request.data)
-        return Workers(request.run, source, request.workers.count, request.workers.address)
+        workers = request.workers
+        return Workers(request.run, source, workers.count, workers.address, request.force)
 
     def _tell_stage(self, stage: Stage) -> None:
         kept = stage.entered - len(stage.left)

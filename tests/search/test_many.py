@@ -338,10 +338,12 @@ def test_engines_are_measured_while_no_other_worker_works(
 ) -> None:
     """Also in the middle of a search: its workers go first, and come again after."""
     log: list[Any] = []
+    made: list[Any] = []
 
     class Logged(LocalPool):
         def __init__(self, make: Any, workers: int, address: str, **options: Any) -> None:
             super().__init__(make)
+            made.append(make)
             log.append(("open", workers, address, options))
 
         def close(self) -> None:
@@ -350,7 +352,7 @@ def test_engines_are_measured_while_no_other_worker_works(
 
     monkeypatch.setattr(many, "RayPool", Logged)
     run = copy_of(place, tmp_path / "run")
-    workers = many.Workers(run, place / "data", 2, "a:1")
+    workers = many.Workers(run, place / "data", 2, "a:1", force=True)
     request = SearchRequest(run, place / "data", command="x", device="cpu")
     workers.join(open_search(request))
     item = evaluation.Whole((TINY.arch,))
@@ -364,3 +366,4 @@ def test_engines_are_measured_while_no_other_worker_works(
     evaluating = ("open", 2, "a:1", {"gpus": 0.0})
     measuring = ("open", 1, "a:1", {"exclusive": True, "threads": QUICK.threads, "gpus": 0.0})
     assert log == [evaluating, "close", measuring, "close", evaluating, "close"]
+    assert [one.force for one in made if isinstance(one, engines.EngineSource)] == [True]
