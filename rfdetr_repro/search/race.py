@@ -63,7 +63,8 @@ class Rules:
         if not (shares and self.growth > 1 and 0 <= self.margin <= 1 and self.resamples >= 20):
             raise InputError(
                 f"the race rules {self} are impossible",
-                hint="first, confidence in (0, 1); loss in [0, 1); fewest >= 1 < growth",
+                hint="first in (0, 1], confidence in (0, 1), margin in [0, 1], loss in [0, 1), "
+                "fewest >= 1, growth > 1, resamples >= 20",
             )
 
     def first_images(self, images: int) -> int:

@@ -389,10 +389,16 @@ class SearchRun:
         return Workers(request.run, source, workers.count, workers.address, request.force)
 
     def _tell_stage(self, stage: Stage) -> None:
-        kept = stage.entered - len(stage.left)
+        kept = stage.entered - len(stage.left) - len(stage.spared)
+        last = stage.images == len(self.search.split)  # after which none is dropped any more
+        spared = (
+            f"; {len(stage.spared)} are dropped with their backbones, which add little"
+            if stage.spared
+            else ""
+        )
         self.request.tell(
-            f"race: after {stage.images} images {kept} of {stage.entered} configurations may be "
-            f"on the frontier"
+            f"race: after {stage.images} images {kept} of {stage.entered} configurations "
+            f"{'may be on the frontier' if last else 'go on'}{spared}"
         )
 
     def _check_export(self, arch: Arch) -> None:
