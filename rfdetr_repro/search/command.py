@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_repro.bench.command.named_inputs import split_names
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec import logs
-from rfdetr_repro.spec.arguments import MOST_PROCESSES, ArgumentParser, folder_names, number, whole
+from rfdetr_repro.spec.arguments import (
+    MOST_PROCESSES,
+    ArgumentParser,
+    folder_names,
+    number,
+    refuse,
+    whole,
+)
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.launch import command_line
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("val", "test", "train")  # that annotation files may be named for
+TOLERANCE = 0.1  # relative distance from a target, unless --tolerance is given
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,8 +98,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--tolerance",
         type=number(0, 1, "()"),
-        default=0.1,
-        help="largest relative distance of a chosen configuration's latency from its target",
+        help="largest relative distance of a chosen configuration's latency from its target, with "
+        f"--targets-ms (default: {TOLERANCE:g})",
     )
     add_budget(add)
     add = arguments.add_argument_group("how much is measured").add_argument
@@ -124,22 +132,20 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--confidence",
         type=number(0, 1, "()"),
-        default=0.95,
-        help="for a race: a configuration is dropped when its chance to be on the frontier falls "
-        "to 1 minus this value",
+        help="a configuration is dropped when its chance to be on the frontier falls to 1 minus "
+        "this value (default: 0.95)",
     )
     add(
         "--margin",
         type=number(0, 1),
-        default=0.003,
-        help="for a race: AP, as a fraction, by which a configuration must be able to beat all "
-        "faster configurations",
+        help="AP, as a fraction, by which a configuration must be able to beat all faster "
+        "configurations (default: 0.003)",
     )
     add(
         "--first",
         type=number(0, 1, "(]"),
-        default=0.05,
-        help="for a race: fraction of the images in the first stage, which has at least 30 images",
+        help="fraction of the images in the first stage, which has at least 30 images (default: "
+        "0.05)",
     )
     deployment = arguments.add_argument_group("deployment")
     add = deployment.add_argument
@@ -184,8 +190,13 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
     from .targets import Targets
 
     asked = args.targets_ms
-    targets = None if asked is None else Targets.parse(asked, args.tolerance)
-    rules = Rules(first=args.first, confidence=args.confidence, margin=args.margin)
+    if asked is None:
+        refuse({"--tolerance": args.tolerance}, "without --targets-ms")
+    targets = None if asked is None else Targets.parse(asked, args.tolerance or TOLERANCE)
+    of_race = {name: getattr(args, name) for name in ("first", "confidence", "margin")}
+    if args.strategy != "race":
+        refuse({f"--{name}": value for name, value in of_race.items()}, "without --strategy race")
+    rules = Rules(**{name: value for name, value in of_race.items() if value is not None})
     if args.most_engines is not None and args.most_engines < args.engines:
         raise InputError(
             f"--most-engines {args.most_engines} is less than --engines {args.engines}",

@@ -314,6 +314,8 @@ def test_the_command_refuses_in_its_own_words(
         (["--address", "a:1"], "--address and --worker-count belong to --workers ray"),
         (["--engines", "9", "--most-engines", "8"], "--most-engines 8 is less than --engines 9"),
         (["--targets-ms", ""], "'' is not a list of latencies"),
+        (["--tolerance", "0.2"], "--tolerance has no meaning without --targets-ms"),
+        (["--margin", "0.01"], "--margin has no meaning without --strategy race"),
     ):
         assert run_main(command.main, [*given, *more]) == 2
         captured = capsys.readouterr()
