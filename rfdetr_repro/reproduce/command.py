@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if reproduction.budget is not None:
         tell_pick(folder, reproduction.budget, chosen.backend)
     else:
-        print(f"next: rfdetr-repro pick {folder} --budget-ms MS")
+        print(f"next: rfdetr-repro pick {shlex.quote(str(folder))} --budget-ms MS")
 
 
 def _follow(argv: Sequence[str] | None) -> NoReturn:

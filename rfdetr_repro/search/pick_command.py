@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,5 +111,6 @@ def tell_pick(
     found = pick(run, budget, backend, precision)
     print(found.describe())
     print(f"class names: {Path(run) / LABELS}")
-    print(f"next: rfdetr-repro predict PICTURES --model {found.artifact.path}")
-    print(f"      rfdetr-repro evaluate --model {found.artifact.path} --data DIR --split test")
+    model = shlex.quote(str(found.artifact.path))
+    print(f"next: rfdetr-repro predict PICTURES --model {model}")
+    print(f"      rfdetr-repro evaluate --model {model} --data DIR --split test")
