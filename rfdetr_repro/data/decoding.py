@@ -113,14 +113,6 @@ def read_header(source: Encoded) -> Header:
         return _header(picture)
 
 
-def check_header(source: Encoded) -> None:
-    """Raises :class:`InputError` for what its header shows to be too large or not a picture,
-    without decoding.
-    """
-    with _opened(source) as (picture, where):
-        _refuse_too_large(_header(picture), where)
-
-
 def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB, rotated by its EXIF orientation.
 

@@ -125,7 +125,7 @@ class Detector(nn.Module):
         :class:`InputError` for more layers or queries than the model stores.
         """
         arch = arch or self.arch
-        self._check(arch)
+        self.check(arch)
         memory = self.features(images, arch.patch, arch.windows)
         outputs = self.decode_shared(
             memory,
@@ -243,7 +243,8 @@ class Detector(nn.Module):
         masks = factored(resized, features, project=self.mask_head.encoder_projected)
         return Outputs(logits, boxes, masks)
 
-    def _check(self, arch: Arch) -> None:
+    def check(self, arch: Arch) -> None:
+        """Raises :class:`InputError` for an architecture that the model's weights cannot be."""
         self.config.check_arch(arch.patch, arch.windows)
         if arch.decoder_layers > self.config.decoder_layers or arch.queries > self.config.queries:
             stored = f"{self.config.decoder_layers} layers and {self.config.queries} queries"
@@ -251,7 +252,6 @@ class Detector(nn.Module):
                 f"the model stores {stored}", arch.key, "choose an architecture with at most these"
             )
 
-    @torch.no_grad()
     @torch.inference_mode(False)  # its weights would never be packed, and could not be trained
     @torch.no_grad()
     def slice(self, arch: Arch) -> Detector:
@@ -259,7 +259,7 @@ class Detector(nn.Module):
         arch)``; an ordinary module, in ``torch.inference_mode`` too. Raises :class:`InputError` for
         more layers or queries than the model stores.
         """
-        self._check(arch)
+        self.check(arch)
         layers = arch.decoder_layers
         queries = arch.queries
         config = replace(

@@ -87,12 +87,6 @@ class MaskHead(nn.Module):
         size = (image_hw[0] // self.stride, image_hw[1] // self.stride)
         return F.interpolate(memory_map, size=size, mode="bilinear", align_corners=False)
 
-    def encoder_pixels(self, resized: Tensor) -> Tensor:
-        """Pixel embeddings (B, d, h, w) for the encoder's masks; not projected in the released
-        1.4.1 eager path.
-        """
-        return self.pixel_proj(resized) if self.encoder_projected else resized
-
     def layer_pixels(self, resized: Tensor, depth: int) -> list[Tensor]:
         """Pixel embeddings of decoder layers 1..depth; block k refines the map of block k-1."""
         pixels = []

@@ -185,11 +185,6 @@ def save_all(figure: Figure, paths: Sequence[Path], dpi: int = 180) -> None:
             _write(figure, temporary, path.suffix, dpi)
 
 
-def png_bytes(draw: Callable[[FigureBase], None], height_in: float, dpi: int = 180) -> bytes:
-    """The figure of :func:`save` as the bytes of a PNG file."""
-    return figure_bytes(drawn(draw, height_in), ".png", dpi)
-
-
 def drawn(draw: Callable[[FigureBase], None], height_in: float) -> Figure:
     """A figure of the report's width, drawn but not saved."""
     with style():

@@ -147,8 +147,8 @@ class FineTuning:
         settings: Callable[[ModelCard], TrainConfig],
         command: str,
     ) -> list[Record]:
-        """Trains, exports and measures; returns the Records of each split, before and after in
-        turn.
+        """Trains, exports and measures; returns the Records of all splits before fine-tuning, then
+        those after it.
 
         ``splits``: train, and val or test.
         """
@@ -189,7 +189,7 @@ class FineTuning:
         from rfdetr_repro.train.prepare import cpu_weights
         from rfdetr_repro.train.recipe import Recipe
 
-        supernet._check(self.arch)
+        supernet.check(self.arch)
         if card.space is not None and self.arch.backbone not in {
             one.backbone for one in card.space.training_archs()
         }:

@@ -23,7 +23,6 @@ ONNX = ".onnx"
 ENGINES = (".engine", ".plan", ".trt")
 # weights that a training run leaves in its folder, the finished model first
 RUN_WEIGHTS = ("supernet.safetensors", "best.safetensors")
-_RUN_FILES = ("records.jsonl", "train_log.jsonl", "summary.json")
 MODEL_HELP = (
     "model: a file (checkpoint, ONNX file or engine), a run folder, or the name of a size such as "
     "nano"
@@ -139,13 +138,8 @@ def run_weights(folder: Path) -> Path:
 
 
 def is_transformers_folder(path: Path) -> bool:
-    """Whether transformers wrote this folder: ``config.json`` next to ``model.safetensors``."""
+    """Whether the folder holds weights by the name that transformers gives them."""
     return (path / "model.safetensors").is_file()
-
-
-def is_run_folder(path: Path) -> bool:
-    """Whether a training, a search or a campaign wrote this folder."""
-    return path.is_dir() and any((path / name).exists() for name in (*RUN_WEIGHTS, *_RUN_FILES))
 
 
 def size_named(text: str) -> str | None:
