@@ -98,7 +98,11 @@ def parser() -> argparse.ArgumentParser:
         help="runtime that runs a deployed file (default: the file's own)",
     )
     add(
-        "--threads", type=whole(1, MOST_THREADS), default=2, help="number of threads of the runtime"
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        default=2,
+        help="number of threads of the runtime of a deployed file; weights run in PyTorch, with "
+        "PyTorch's own number of threads",
     )
     add_tiles(arguments.add_argument_group("large pictures with small objects"))
     add_antialias(arguments)

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     arguments = ArgumentParser(
         "rfdetr_repro.baselines",
-        description="Lists other detectors that python -m rfdetr_repro.bench --models can measure. "
+        description="Lists the other detectors that rfdetr-repro bench --models can measure. "
         "Parameters and GFLOPs are those that the authors state; - means that none are known.",
         examples=(
             "baselines",
@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--names",
-        help="names of models, separated by commas, with where their trained weights come from",
+        help="names of models, separated by commas: list these alone, and say of each where its "
+        "trained weights come from",
     )
     return arguments
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.names is None:
         print(table(entries()))
         return
-    for name in args.names.split(","):
+    for name in map(str.strip, args.names.split(",")):
         known = entry(name)
         print(table({name: known}))
         print(f"weights: {known.baseline.weights}")

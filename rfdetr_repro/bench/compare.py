@@ -168,8 +168,6 @@ def _series(path: Path, record: Record) -> Series:
 def _measured(path: Path) -> dict[Key, Record]:
     """Request -> Record; a request on several data splits is one measurement, of which the latest
     Record counts.
-
-
     """
     if not path.is_file():
         raise InputError("the store does not exist", path, "give a .jsonl file of Records")

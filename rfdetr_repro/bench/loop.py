@@ -117,7 +117,9 @@ class Rests:
         return self._idle[0]
 
     def take(self, wanted_s: float, clock: Clock) -> bool:
-        """Sleeps for ``seconds`` and returns True, or returns False if the budget is spent."""
+        """Sleeps for ``wanted_s`` seconds and returns True, or returns False if the budget is
+        spent.
+        """
         if wanted_s > self.left_s:
             return False
         clock.sleep(wanted_s)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-MODES = {"buffered": "buffered", "sustained": "sustained", "both": "both"}
+PROTOCOLS = ("buffered", "sustained", "both")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument_group("measurement").add_argument
     add(
         "--protocol",
-        choices=MODES,
+        choices=PROTOCOLS,
         default="buffered",
         help="buffered: wait before each sample; sustained: closed loop without waits; both",
     )

@@ -35,8 +35,8 @@ def never_trained(
 
 
 def between(space: SearchSpace) -> list[int]:
-    """Even patch sizes within the trained range, and the next beyond it, without the trained
-    sizes.
+    """Patch sizes in steps of two, from one step below the trained sizes to two above them, without
+    the trained sizes.
     """
     low = min(space.patches)
     high = max(space.patches)

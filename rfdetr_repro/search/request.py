@@ -108,7 +108,7 @@ class SearchRequest:
     command: str | None = None
     seed: int | None = None
     # receives lines for the user; and functions that wrap the items of a long step to show
-    # progress, by # the step's name ("engines", "backbones" or "candidates")
+    # progress, by the step's name ("engines", "backbones" or "candidates")
     tell: Callable[[str], None] = field(default=lambda line: None, compare=False, repr=False)
     progress: Callable[[str], Bar] = field(default=no_bar, compare=False, repr=False)
 

@@ -45,7 +45,7 @@ def frame(
     """A table by the name that ``--table`` takes, as a ``pandas.DataFrame``.
 
     Args:
-        name: a number, "frontier", "sensitivity", "rivals", "parts" or "all".
+        name: a number, "frontier", "sensitivity", "rivals", "parts", "rf100" or "all".
         records: Records, or a path as ``--records`` takes; None: those that come with the package
             and those of ``results/`` of the current folder.
         long: a table of the paper with one number per row, as ``--format csv`` prints it.

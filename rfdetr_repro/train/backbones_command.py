@@ -39,7 +39,10 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     add_data_arguments(
-        arguments, "the data set of the package, composed in OUT/data, without", ("train", "val")
+        arguments,
+        "its train and val splits are used (default: the data set of the package, composed in "
+        "OUT/data)",
+        ("train", "val"),
     )
     model = arguments.add_argument_group("model")
     add = model.add_argument
@@ -157,7 +160,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = []
     for result in comparison.run(contenders):
         results.append(result)
-        log.info(f"{result.backbone}, seed {result.seed}: {len(results)} trained")
+        count = len(contenders) * args.seeds
+        log.info(
+            f"{result.backbone}, seed {result.seed}: trained and evaluated, {len(results)} of "
+            f"{count} trainings are done"
+        )
     print("\n".join(table(results)))
     print(f"{args.out / RESULTS}")
 

@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.data.embedded``."""
     arguments = ArgumentParser(
         "rfdetr_repro.data.embedded",
-        description=NOTE,
+        description=f"Writes the synthetic data set that comes with this package. {NOTE}",
         examples=("embedded --out data/embedded", "embedded --out data/varied --varied 0.5"),
     )
     arguments.add_argument(
