@@ -35,6 +35,14 @@ class Seeded(NamedTuple):
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
+    def within(self, least: float, most: float) -> Seeded:
+        """The same with the interval cut to the values from ``least`` to ``most``, outside of which
+        the mean cannot lie: Student's interval of a few values knows no such limits.
+        """
+        if self.low is None or self.high is None:
+            return self
+        return self._replace(low=max(self.low, least), high=min(self.high, most))
+
 
 def seeded_mean(values: Sequence[float]) -> Seeded:
     """Mean over trainings with Student's interval."""

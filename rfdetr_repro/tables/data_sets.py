@@ -107,7 +107,7 @@ def _means(results: Sequence[SetResult], notes: Sequence[str]) -> Table:
     for variant in VARIANTS:
         known = [ap for one in results if (ap := one.ap(variant)) is not None]
         if known:
-            mean = mean_over_sets([100 * ap for ap in known])
+            mean = mean_over_sets([100 * ap for ap in known]).within(0, 100)
             table.add(_mean_row(f"{_WORDS[variant]}: AP", mean, len(known), signed=False))
     for first, second, words in GAINS:
         gains = gains_of(results, first, second)

@@ -46,7 +46,9 @@ class Entry:
     def mean(self, split: str) -> Seeded | None:
         """AP on a split over the seeds; None where no AP was measured."""
         found = self.ap.get(split)
-        return seeded_mean([found[seed] for seed in sorted(found)]) if found else None
+        if not found:
+            return None
+        return seeded_mean([found[seed] for seed in sorted(found)]).within(0, 1)
 
 
 @dataclass(frozen=True)

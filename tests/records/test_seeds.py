@@ -17,6 +17,15 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert (found.low, found.high) == pytest.approx(expected)
 
 
+def test_the_interval_of_an_ap_is_cut_to_what_an_ap_can_be() -> None:
+    wide = seeded_mean([0.40, 0.55])
+    assert wide.low is not None and wide.low < 0 and wide.high is not None and wide.high > 1
+    assert wide.within(0, 1) == wide._replace(low=0, high=1)
+    narrow = seeded_mean([0.40, 0.41, 0.42])
+    assert narrow.within(0, 1) == narrow
+    assert seeded_mean([0.4]).within(0, 1) == seeded_mean([0.4])
+
+
 def test_a_difference_has_welchs_interval() -> None:
     """Welch's own degrees of freedom, written out."""
     one, other = [0.50, 0.53, 0.55], [0.40, 0.47, 0.42]
