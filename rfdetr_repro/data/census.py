@@ -251,10 +251,9 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
             split.origin is not None
             and split.origin.found.kind != "yolo"
             and split.origin.found.listed is None
+            and split.origin.found.subset is None
         ):
-            if (where in seen and split.origin.found.kind != "cvat") or (
-                where in seen and split.origin.found.undivided
-            ):
+            if where in seen:
                 what = (
                     f"the data set names no splits: {seen[where]} and {split.split} would be the "
                     f"same images"

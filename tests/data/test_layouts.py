@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from samples_layouts import BOXES, HEIGHT, NAMES, WIDTH, check, coco, corners, pictures, write_json
 
+from rfdetr_repro.data.census import check_usable
 from rfdetr_repro.data.coco import has_split, read_split
 from rfdetr_repro.data.source import DataSource, ExplicitSplit
 from rfdetr_repro.spec.errors import InputError
@@ -287,6 +288,38 @@ def test_cvat_for_images(shape: Any, tmp_path: Path) -> None:
             w * h for _, _, w, h in BOXES["a"]
         ]
     assert found.has_masks == (shape is not cvat_box)
+
+
+def test_cvat_project_with_subsets(tmp_path: Path) -> None:
+    """CVAT writes Train and Validation; an image of no subset is in no split, and counted."""
+    rows = cvat_xml(cvat_box)
+    for subset, stem in (("Train", "a"), ("Validation", "b b")):
+        rows = rows.replace(f'name="{stem}.jpg"', f'name="{stem}.jpg" subset="{subset}"')
+        pictures(tmp_path / "images" / subset)
+    more = f'<image id="7" name="more.jpg" width="{WIDTH}" height="{HEIGHT}"></image>'
+    rows = rows.replace("</annotations>", f"{more}</annotations>")
+    (tmp_path / "annotations.xml").write_text(rows)
+    path = tmp_path / "annotations.xml"
+    named = DataSource(tmp_path, (("train", ExplicitSplit(path)), ("val", ExplicitSplit(path))))
+    for data in (tmp_path, named):
+        splits = [read_split(data, split) for split in ("train", "val")]
+        assert [[info.path.name for info in split.images] for split in splits] == [
+            ["a.jpg"],
+            ["b b.jpg"],
+        ]
+        assert [split.images[0].path.parent.name for split in splits] == ["Train", "Validation"]
+        assert splits[0].dropped == {"CVAT image that is in no subset": 1}
+        check_usable(splits)
+        assert not has_split(data, "test")
+
+
+def test_cvat_file_without_subsets_is_not_two_splits(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    path = tmp_path / "annotations.xml"
+    path.write_text(cvat_xml(cvat_box))
+    named = DataSource(tmp_path, (("train", ExplicitSplit(path)), ("val", ExplicitSplit(path))))
+    with pytest.raises(InputError, match="would be the same images"):
+        check_usable([read_split(named, "train"), read_split(named, "val")])
 
 
 def test_cvat_rotated_box_is_refused_or_left_out(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ are counted and left out.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,30 @@ import numpy as np
 
 from rfdetr_repro.data.annotations import HINT
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import open_input
 
 from .xml_file import Element, numbers_of, read_xml
 
 _BAD_SHAPE = "CVAT shape that is malformed"
+_NO_SUBSET = "CVAT image that is in no subset"
+_SUBSET = re.compile(rb"""<image\b[^>]*\ssubset=["']([\w. -]{1,100})["']""")
 _LEFT_OUT = ("polyline", "points", "cuboid", "skeleton", "ellipse", "tag")
+
+
+def subset_of(path: Path, names: Sequence[str]) -> str | None:
+    """The subset that has one of ``names``, in upper or lower case (CVAT offers Train, Test and
+    Validation), as the file writes it; None where the file has no such subset.
+    """
+    with open_input(path) as stream:
+        written = {match.decode() for match in _SUBSET.findall(stream.read())}
+    return next((name for name in sorted(written) if name.lower() in names), None)
 
 
 def cvat_as_coco(
     path: Path, subset: str | None, drop_bad: bool = False
 ) -> tuple[bytes, dict[str, int]]:
     """COCO JSON as UTF-8, and the number of shapes left out by kind. ``subset`` keeps only the
-    images of that subset.
+    images of that subset; images of no subset are then in no split, and are counted.
 
     Raises :class:`InputError` for a shape that is malformed, has a label that the file does not
     list, or is a rotated box; with ``drop_bad`` such shapes are left out and counted.
@@ -45,7 +59,9 @@ def cvat_as_coco(
     document["categories"] = [{"id": id_, "name": name} for name, id_ in number.items()]
     left_out: dict[str, int] = {}
     for image_id, image in enumerate(root.iter("image"), 1):
-        if subset is not None and image.get("subset") not in (None, subset):
+        if subset is not None and image.get("subset") != subset:
+            if not image.get("subset"):
+                left_out[_NO_SUBSET] = left_out.get(_NO_SUBSET, 0) + 1
             continue
         entry = {"id": image_id, "file_name": image.get("name", "")}
         sides = [image.get(side, "") for side in ("width", "height")]

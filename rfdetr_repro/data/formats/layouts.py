@@ -19,7 +19,7 @@ from rfdetr_repro.data.source import SPLITS, DataSource, ExplicitSplit
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input, parse_json
 
-from .cvat import cvat_as_coco
+from .cvat import cvat_as_coco, subset_of
 from .datumaro import datumaro_as_coco, is_datumaro
 from .voc import VocFolders, voc_as_coco
 from .yolo import documents_of, find_yaml, names_of_file, names_split, pictures_below, yolo_as_coco
@@ -66,6 +66,7 @@ class Found:
     listed: Path | None = None  # VOC: the list of the split's images
     others: tuple[Path, ...] = ()  # VOC: the same folder of other splits
     missing: Path | None = None  # a folder of images that is missing
+    subset: str | None = None  # CVAT: the subset that is the split; None: all images of the file
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def locate(source: DataSource, split: str) -> Found:
                 source.root,
                 f"name the file with --annotations-{split} FILE",
             )
-        return replace(_explicit(named), undivided=False)
+        file = replace(_explicit(named), undivided=False)
+        if file.kind == "cvat" and (subset := subset_of(file.path, _names(split))) is not None:
+            own = _existing(*(folder / subset for folder in file.folders))
+            file = replace(file, folders=(*own, *file.folders), subset=subset)
+        return file
     root = source.root
     if _is_file(root):
         return _file(root)
@@ -163,7 +168,7 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
         )
         return Content(text, found.folders, True, dropped)
     if found.kind == "cvat":
-        text, dropped = cvat_as_coco(found.path, None if found.undivided else split, drop_bad)
+        text, dropped = cvat_as_coco(found.path, found.subset, drop_bad)
         return Content(text, found.folders, True, dropped)
     text = _json_text(found.path)
     return (
@@ -247,11 +252,10 @@ def _divided(root: Path, split: str) -> Iterator[Found]:
         yield Found("yolo", described, (root,))
     for name in _names(split):
         yield from _voc(root, name)
-    if (
-        _is_cvat(xml := root / "annotations.xml")
-        and f'subset="{split}"'.encode() in xml.read_bytes()
-    ):
-        yield Found("cvat", xml, (*_existing(root / "images" / split, root / "images"), root))
+    xml = root / "annotations.xml"
+    if _is_cvat(xml) and (subset := subset_of(xml, _names(split))) is not None:
+        folders = (*_existing(root / "images" / subset, root / "images"), root)
+        yield Found("cvat", xml, folders, subset=subset)
 
 
 def _coco_folders(root: Path, name: str) -> tuple[Path, ...]:
@@ -290,7 +294,8 @@ def _single(folder: Path, undivided: bool) -> Iterator[Found]:
                 others=() if undivided else _existing(*siblings),
             )
     if _is_cvat(folder / "annotations.xml"):
-        yield Found("cvat", folder / "annotations.xml", _existing(folder / "images", folder), True)
+        pictures = _existing(folder / "images", folder)
+        yield Found("cvat", folder / "annotations.xml", pictures, undivided)
 
 
 def _undivided(root: Path) -> Iterator[Found]:
