@@ -43,15 +43,7 @@ def cvat_as_coco(
     list, or is a rotated box; with ``drop_bad`` such shapes are left out and counted.
     """
     root = read_xml(path, "annotations")
-    names = list(
-        dict.fromkeys(
-            name.strip() for entry in root.iter("label") if (name := entry.findtext("name"))
-        )
-    )
-    if not names:
-        names = sorted(
-            {shape.get("label", "") for image in root.iter("image") for shape in image} - {""}
-        )
+    names = _names(root)
     if not names:
         raise InputError("no labels", path, "export the task again")
     number = {name: index for index, name in enumerate(names, 1)}
@@ -84,6 +76,14 @@ def cvat_as_coco(
                 {"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row}
             )
     return json.dumps(document).encode(), left_out
+
+
+def _names(root: Element) -> list[str]:
+    """The labels that the file lists, else those of its shapes."""
+    listed = (name.strip() for entry in root.iter("label") if (name := entry.findtext("name")))
+    if names := list(dict.fromkeys(listed)):
+        return names
+    return sorted({shape.get("label", "") for image in root.iter("image") for shape in image} - {""})
 
 
 def _row(
