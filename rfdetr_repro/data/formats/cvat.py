@@ -83,7 +83,8 @@ def _names(root: Element) -> list[str]:
     listed = (name.strip() for entry in root.iter("label") if (name := entry.findtext("name")))
     if names := list(dict.fromkeys(listed)):
         return names
-    return sorted({shape.get("label", "") for image in root.iter("image") for shape in image} - {""})
+    used = {shape.get("label", "") for image in root.iter("image") for shape in image}
+    return sorted(used - {""})
 
 
 def _row(
