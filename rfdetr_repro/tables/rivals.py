@@ -14,6 +14,7 @@ from statistics import median
 
 from rfdetr_repro.records.record import RIVALS, Record
 from rfdetr_repro.records.seeds import Seeded, seeded_difference, seeded_mean
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import in_points, milliseconds, percent, percent_value
 
 from .campaign import SYNTHETIC
@@ -36,6 +37,7 @@ class Entry:
     arch: str
     ap: dict[str, dict[int, float]] = field(default_factory=dict)  # split -> seed -> AP
     ms: dict[int, float] = field(default_factory=dict)  # seed -> median latency of its file
+    weights: dict[int, str | None] = field(default_factory=dict)  # seed -> SHA-256 of the weights
     params: int | None = None
 
     @property
@@ -125,7 +127,9 @@ def _group(record: Record) -> Key:
 
 
 def entries(records: Sequence[Record]) -> list[Entry]:
-    """The models of one of :func:`comparisons`, the fastest first."""
+    """The models of one of :func:`comparisons`, the fastest first. Raises :class:`InputError` for
+    two trainings of one model with one seed, because their budgets may differ.
+    """
     found: dict[Key, Entry] = {}
     for record in records:
         model = record.model
@@ -135,6 +139,13 @@ def entries(records: Sequence[Record]) -> list[Entry]:
         entry = found.setdefault(key, Entry(model.family, label, arch))
         if record.seed is None or record.data is None:
             continue
+        weights = entry.weights.setdefault(record.seed, model.checkpoint_sha256)
+        if weights != model.checkpoint_sha256:
+            raise InputError(
+                f"the Records hold two trainings of {label} on {record.data.name} with seed "
+                f"{record.seed}",
+                hint="name the Records of one comparison (--records)",
+            )
         if record.accuracy is not None and record.accuracy.ap is not None:
             entry.ap.setdefault(record.data.split, {})[record.seed] = record.accuracy.ap
         if record.latency is not None:

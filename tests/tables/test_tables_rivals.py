@@ -18,6 +18,7 @@ from rfdetr_repro.records.record import (
     Record,
 )
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.command import build_tables
 from rfdetr_repro.tables.rivals import rivals_tables
@@ -145,6 +146,17 @@ def test_other_protocols_data_and_campaigns_are_not_mixed() -> None:
     tables = rivals_tables([*first, *quick, *other])
     titles = [table.title for table in tables if table.title.startswith("Trained alike")]
     assert len(titles) == 3 == len(set(titles))
+
+
+def test_two_trainings_with_one_seed_are_refused() -> None:
+    """Their budgets may differ, which a Record does not say."""
+    first = ours(5.0, FAST, around(0.4), around(0.4))
+    again = [
+        replace(one, model=replace(one.model, checkpoint_sha256="c" * 64), started_at="later")
+        for one in ours(5.0, FAST, around(0.6), around(0.6))
+    ]
+    with pytest.raises(InputError, match="two trainings of RF-DETR pico on cells with seed 0"):
+        rivals_tables([*first, *again])
 
 
 def test_the_tables_command_prints_them() -> None:
