@@ -17,6 +17,7 @@ from rfdetr_repro.spec.arguments import (
     output_folder,
 )
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.shared_arguments import add_records
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .figures import Sources, draw_figure
 
     rivals = _rivals(options)
+    preset(options.size)  # an unknown name is refused for every figure, drawn from it or not
     source = options.records or options.run
     records = read_stores([source] if source else stored.default_campaign())
     wanted = (

@@ -13,6 +13,7 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import percent
+from rfdetr_repro.spec.ranges import plain_digits
 
 from .budget import Budget
 
@@ -21,7 +22,7 @@ from .budget import Budget
 class Targets:
     """Target latencies in ms, each with a relative ``tolerance``.
 
-    Raises :class:`InputError` for values that are not positive.
+    Raises :class:`InputError` for values that are not positive, or given twice.
     """
 
     latencies_ms: tuple[float, ...]
@@ -36,11 +37,17 @@ class Targets:
                 f"are not possible",
                 hint="give positive latencies in ms and a tolerance between 0 and 1",
             )
+        if len(set(self.latencies_ms)) != len(self.latencies_ms):
+            raise InputError(
+                "the target latencies name a latency twice", hint="leave one of the two out"
+            )
 
     @classmethod
     def parse(cls, text: str, tolerance: float = 0.1) -> Targets:
         """The targets in a text such as ``"2.3,3.5,4.4"``, in milliseconds."""
         try:
+            if not plain_digits(text):
+                raise ValueError(text)
             return cls(tuple(float(part) for part in text.split(",")), tolerance)
         except ValueError as error:
             raise InputError(

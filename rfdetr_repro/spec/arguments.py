@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from . import logs
 from .errors import InputError, nearest, shortened
 from .files import output_path
-from .ranges import plain_name
+from .ranges import plain_digits, plain_name
 
 MOST_THREADS = 1024
 MOST_PROCESSES = 1024
@@ -134,6 +134,14 @@ class ArgumentParser(argparse.ArgumentParser):
         logs.choose(verbose=found.verbose, quiet=found.quiet)
         return found
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The values of an argument. In ``--out=--`` some versions of argparse take the value away
+        and give an empty list, which no type has checked.
+        """
+        if action.option_strings and "--" in arg_strings:
+            raise argparse.ArgumentError(action, "'--' is not a value")
+        return super()._get_values(action, arg_strings)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
@@ -186,7 +194,7 @@ def number(low: float, high: float, ends: str = "[]") -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         try:
-            value = math.nan if "_" in text else float(text)
+            value = float(text) if plain_digits(text) else math.nan
         except ValueError:
             value = math.nan
         # NaN fails

@@ -4,7 +4,7 @@ spent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .errors import InputError, nearest
@@ -41,6 +41,34 @@ def choose(value: object, options: Collection[str], what: str, where: object = "
     raise InputError(
         f"unknown {what} {value!r}", where, f"{hint}choose one of {', '.join(options)}"
     )
+
+
+def plain_digits(text: str) -> bool:
+    """Whether Python reads a number in ``text`` as other programs do: without ``1_000``, and
+    without the digits of other scripts.
+    """
+    return text.isascii() and "_" not in text
+
+
+def is_text(value: Any) -> bool:
+    """Whether the value is a text of printable characters that is not blank."""
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def check_classes(names: Sequence[str], category_ids: Sequence[int]) -> None:
+    """Raises ValueError for class names that cannot be printed, and for category ids that are not
+    one for each class. Ids below 0 are those of classes that the data set lacks.
+    """
+    if len(names) != len(category_ids):
+        raise ValueError(f"{len(names)} class names and {len(category_ids)} category ids")
+    for name in names:
+        if not is_text(name):
+            raise ValueError(f"the class name {name[:60]!r} is not a text of printable characters")
+    known = [number for number in category_ids if number >= 0]
+    if len(set(known)) != len(known):
+        raise ValueError("two classes have one category id")
+    if not all(-(2**63) <= number < 2**63 for number in category_ids):
+        raise ValueError("a category id takes more than 64 bits")
 
 
 def plain_name(value: Any, what: str, where: object = "") -> str:

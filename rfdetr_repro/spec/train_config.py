@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .errors import InputError
-from .ranges import check_ranges, choose
+from .ranges import check_ranges, choose, plain_digits
 
 _MANY = 10**9
 
@@ -252,6 +252,8 @@ def _parsed(value: str, kind: type, text: str) -> Any:
     try:
         if kind is tuple:
             return frozen_parts(value)
+        if kind in (int, float) and not plain_digits(value):
+            raise ValueError(value)
         return _TRUTH[value.lower()] if kind is bool else kind(value)
     except (ValueError, KeyError) as error:
         raise InputError(f"{text!r} is not {kind.__name__}") from error

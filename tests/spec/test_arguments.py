@@ -26,6 +26,8 @@ NO_NUMBERS = [
     "-inf",
     "1e999",
     "1_0",
+    "\N{FULLWIDTH DIGIT ONE}",
+    "\N{ARABIC-INDIC DIGIT ONE}",
     "9" * 5000,
     "0x10",
     "1,2",
@@ -153,6 +155,19 @@ def test_the_beginning_of_a_flag_is_not_the_flag() -> None:
     assert parser.parse_args(["--threads=2"]).threads == 2
 
 
+def test_two_hyphens_are_no_value() -> None:
+    """Some versions of argparse would give an empty list, of which no type is asked."""
+    parser = ArgumentParser("rfdetr_repro.x")
+    parser.add_argument("--threads", type=arguments.whole(1, 4))
+    parser.add_argument("--names", nargs="+")
+    parser.add_argument("store", nargs="?")
+    for words in (["--threads=--"], ["--names=--"]):
+        with pytest.raises(InputError, match="'--' is not a value"):
+            parser.parse_args(words)
+    found = parser.parse_args(["--names", "a", "b", "--", "-store"])
+    assert found.names == ["a", "b"] and found.store == "-store"
+
+
 def test_every_command_takes_whole_flags_only() -> None:
     root = Path(arguments.__file__).parents[2]
     plain = [
@@ -245,6 +260,9 @@ COMMANDS = {
             "sampling=odd",
             "bfloat16=maybe",
             "seed=" + "9" * 5000,
+            "steps=1_0",
+            "lr=1_0e-5",
+            "seed=\N{FULLWIDTH DIGIT ONE}",
         ],
     },
     (
@@ -270,9 +288,10 @@ COMMANDS = {
         "margin": ["nan", "-1", "inf"],
         "between-sessions": ["nan", "-1"],
     },
-    ("rfdetr_repro.plots.command", ("--figure", "3")): {
+    ("rfdetr_repro.plots.command", ("--figure", "1")): {
         "run": ["missing", "n" * 5000, "a\0b", "a\nb", "é\udc80"],
         "out": ["/dev/null"],
+        "size": ["NAN", ""],
     },
     ("rfdetr_repro.records.aggregate", (".", "--name", "x", "--out", "m.jsonl")): {
         "buffer-ms": ["nan", "-1"],
