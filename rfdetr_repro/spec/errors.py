@@ -45,9 +45,9 @@ class InputError(Exception):
 
     def __init__(self, what: str, where: object = "", hint: str = "") -> None:
         """Builds the line and bounds its length to LONGEST_LINE characters."""
-        self.what = " ".join(what.split())
-        self.where = " ".join(str(where).split()) if where else ""
-        self.hint = " ".join(hint.split())
+        self.what = _plain(what)
+        self.where = _plain(str(where)) if where else ""
+        self.hint = _plain(hint)
         super().__init__(self._line())
 
     def at(self, place: object) -> InputError:
@@ -69,6 +69,18 @@ class InputError(Exception):
         hint = shortened(self.hint, 140)
         rest = len(_message("", place, hint))
         return _message(shortened(self.what, LONGEST_LINE - rest), place, hint)
+
+
+def _plain(text: str) -> str:
+    """``text`` in one line. Characters that cannot be printed become escapes: a name in a user's
+    file must not send commands to the terminal.
+    """
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in line
+    )
 
 
 def _message(what: str, where: str, hint: str) -> str:
