@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+MOST_LIST_BYTES = 256 << 20  # of a file that lists pictures
 _SHOWN = 120  # characters of a name in a message
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import parse_json, write_atomic
+from rfdetr_repro.spec.files import parse_json, read_input, write_atomic
 from rfdetr_repro.spec.json_text import sorted_encoder
 
 FORMAT = 1
@@ -85,7 +85,7 @@ class Latencies:
     def read(cls, path: Path, archs: Sequence[Arch]) -> Latencies:
         """The latencies in a file of :meth:`write`; raises :class:`InputError` for other files."""
         try:
-            fields: Any = parse_json(path.read_bytes())
+            fields: Any = parse_json(read_input(path))
             if fields["format"] != FORMAT:
                 raise ValueError(f"its format is {fields['format']!r}, not {FORMAT}")
             runtimes = {}
@@ -99,7 +99,14 @@ class Latencies:
                     raise ValueError(f"{len(modelled)} latencies of {len(archs)} architectures")
                 errors = float(one["error_median"]), float(one["error_p95"])
                 runtimes[str(name)] = Runtime(dict(one["about"]), measured, modelled, *errors)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (
+            OverflowError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+        ) as error:
             raise InputError(
                 f"not a file of latencies ({error})", path, "get the file again"
             ) from error

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import FigureBase
 
 from rfdetr_repro.spec.errors import InputError, shortened
-from rfdetr_repro.spec.files import open_input, parse_json
+from rfdetr_repro.spec.files import parse_json, read_input
 
 from .layout import heading
 from .style import BLUE, GREY, VERMILION, end_label
@@ -28,8 +28,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSON Lines training log; an unfinished last line is left out, any other bad
     line raises :class:`InputError`.
     """
-    with open_input(path) as stream:
-        lines = stream.read().split(b"\n")
+    lines = read_input(path).split(b"\n")
     if lines[-1] and not lines[-1].startswith(b"{"):
         raise InputError("not a row of a training log", f"{path}:{len(lines)}", "remove the line")
     rows = []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import open_input, sha256_bytes, write_atomic
+from rfdetr_repro.spec.files import read_input, sha256_bytes, write_atomic
 
 Array = np.ndarray[Any, Any]
 BLOCK = 8  # samples between two looks at the stop rule, and between two models
@@ -100,8 +100,7 @@ def load_samples(folder: Path, sha256: str) -> Series:
     path = folder / "samples" / f"{sha256}.npz"
     if not path.is_file() and path.with_suffix(".npy").is_file():
         path = path.with_suffix(".npy")
-    with open_input(path) as stream:
-        content = stream.read()
+    content = read_input(path)
     if sha256_bytes(content) != sha256:
         raise InputError(
             "the samples are not the samples that the Record names", path, "measure again"

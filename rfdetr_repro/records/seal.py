@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rfdetr_repro.spec.arguments import ArgumentParser, input_file, output_file
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import open_input, output_path, parse_json, write_atomic
+from rfdetr_repro.spec.files import output_path, parse_json, read_input, write_atomic
 
 from .digests import SEALED, digests_of
 from .record import Record
@@ -101,8 +101,7 @@ def _checked_lines(path: Path) -> list[bytes]:
     if not path.exists():
         raise InputError("no such store", path, "give a .jsonl file of Records")
     Store(path).read()
-    with open_input(path) as stream:
-        *lines, _ = stream.read().split(b"\n")  # what follows the last newline is a torn line
+    *lines, _ = read_input(path).split(b"\n")  # what follows the last newline is a torn line
     return [line for line in lines if line.strip()]
 
 

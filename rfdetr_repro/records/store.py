@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from rfdetr_repro.spec.collector import uncollected
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import files_below, locked, open_input, output_path, parse_json
+from rfdetr_repro.spec.files import files_below, locked, output_path, parse_json, read_input
 from rfdetr_repro.spec.side_by_side import side_by_side
 
 from .record import Record
@@ -81,8 +81,7 @@ class Store:
         """
         if not self.path.exists():
             return []
-        with open_input(self.path) as stream:
-            lines = stream.read().split(b"\n")
+        lines = read_input(self.path).split(b"\n")
         # what follows the last newline is a torn line
         whole = lines[:-1]
         torn = lines[-1]

@@ -11,7 +11,6 @@ value maps. Needs no torch.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rfdetr_repro.plots.style import BLUE, GREY, ORANGE, VERMILION
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import read_json
 
 SERIES = {
     "ours": ("this operator", BLUE, "o"),
@@ -35,17 +35,14 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     Raises :class:`InputError` where none is.
     """
     try:
-        benchmarks = json.loads(path.read_text())["benchmarks"]
-        rows = [entry["extra_info"] for entry in benchmarks]
+        rows = [entry["extra_info"] for entry in read_json(path)["benchmarks"]]
         found = [
             row
             for row in rows
             if row.get("limit_ms") and row.get("gathered_bytes") and row.get("value_bytes")
         ]
-    except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror}", path, "run pytest with --benchmark-json first"
-        ) from error
+        for row in found:
+            _check_numbers(row)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"not a file of pytest-benchmark ({error})", path) from error
     if not found:
@@ -55,6 +52,16 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
             "run benchmarks/test_ops.py, on a machine with a C compiler",
         )
     return sorted(found, key=lambda row: row["value_bytes"])
+
+
+def _check_numbers(row: dict[str, Any]) -> None:
+    """Raises ValueError for a size or a time that is not a number above 0."""
+    for name, value in row.items():
+        if not name.endswith(("_ms", "_bytes")):
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < 1e18:
+            raise ValueError(f"{name} = {repr(value)[:60]} is not a number above 0")
 
 
 def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:

@@ -26,6 +26,7 @@ from .unfinished import (
     remove_abandoned_writes,
 )
 
+MOST_BYTES = 1 << 30  # of a file that is read whole
 MOST_FILES = 200_000  # that a search below a folder visits
 # bytes of the final name that a temporary name repeats; file systems allow 255 bytes
 _MOST_NAME_BYTES = 150
@@ -272,6 +273,23 @@ def open_input(path: str | os.PathLike[str]) -> Iterator[Any]:
         yield stream
 
 
+def read_input(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a user's regular file. Raises :class:`InputError` for any other path, and for a
+    file of more than ``most_bytes``, before it takes memory.
+    """
+    with open_input(path) as stream:
+        # a file of the system states 0 bytes, whatever it holds
+        if os.fstat(stream.fileno()).st_size <= most_bytes:
+            content: bytes = stream.read(most_bytes + 1)
+            if len(content) <= most_bytes:
+                return content
+    raise InputError(
+        f"a file of more than {most_bytes >> 20} MiB, which cannot be what is read here",
+        path,
+        "check the path",
+    )
+
+
 def refuse_stand_in(head: bytes, path: str | Path) -> None:
     """Raises :class:`InputError` where ``head``, the first bytes of a file, show a web page or a
     Git LFS pointer that was saved in place of the file.
@@ -293,8 +311,7 @@ def read_json(path: str | Path) -> Any:
     """Parses a UTF-8 JSON file. Raises :class:`InputError`, with line and column, for anything
     else.
     """
-    with open_input(path) as stream:
-        content = stream.read()
+    content = read_input(path)
     try:
         return parse_json(content)
     except json.JSONDecodeError as error:

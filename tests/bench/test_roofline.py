@@ -34,7 +34,17 @@ def test_draws_the_rows_that_have_a_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"benchmarks": [{"extra_info": {"threads": 2}}]}']
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        "[" * 200_000,
+        '{"benchmarks": [{"extra_info": {"threads": 2}}]}',
+        json.dumps({"benchmarks": [{"extra_info": {**ROW, "ours_ms": "fast"}}]}),
+        json.dumps({"benchmarks": [{"extra_info": {**ROW, "limit_ms": -1}}]}),
+        json.dumps({"benchmarks": [{"extra_info": {**ROW, "value_bytes": [1]}}]}),
+    ],
 )
 def test_says_what_is_wrong_with_a_file(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -26,6 +26,7 @@ from rfdetr_repro.spec.files import (
     atomic_path,
     open_input,
     parse_json,
+    read_input,
     read_json,
     remove_unfinished,
     write_atomic,
@@ -87,6 +88,19 @@ def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot write"):
         Store(path).append(run_records()[0])
     assert not list(tmp_path.rglob(f"*{UNFINISHED}"))
+
+
+def test_a_file_of_any_size_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "in.json"
+    path.write_bytes(b"12345")
+    assert read_input(path, 5) == b"12345"
+    with pytest.raises(InputError, match="more than 0 MiB"):
+        read_input(path, 4)
+    with path.open("r+b") as stream:
+        stream.truncate(1 << 40)  # takes no room on the disk
+    for read in (read_input, read_json, lambda path: Store(path).read()):
+        with pytest.raises(InputError, match=r"more than 1024 MiB.*in\.json"):
+            read(path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device", "missing", "nul"])

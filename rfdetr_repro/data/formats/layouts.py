@@ -17,7 +17,7 @@ from pathlib import Path
 from rfdetr_repro.data.image_files import short
 from rfdetr_repro.data.source import SPLITS, DataSource, ExplicitSplit
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import open_input, parse_json
+from rfdetr_repro.spec.files import open_input, parse_json, read_input
 
 from .cvat import cvat_as_coco, subset_of
 from .datumaro import datumaro_as_coco, is_datumaro
@@ -388,8 +388,7 @@ def _class_list(path: Path) -> dict[int, str]:
     """Names in a ``classes.txt``, one per line, or in a data file."""
     if path.suffix != ".txt":
         return names_of_file(path)
-    with open_input(path) as stream:
-        lines = stream.read(4 << 20).decode("utf-8-sig", "replace").splitlines()
+    lines = read_input(path, 4 << 20).decode("utf-8-sig", "replace").splitlines()
     names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     if not names:
         raise InputError("no class names", path, "write one name per line")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.data.annotations import HINT
-from rfdetr_repro.data.image_files import SUFFIXES, ImageFinder, short
+from rfdetr_repro.data.image_files import MOST_LIST_BYTES, SUFFIXES, ImageFinder, short
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import open_input
+from rfdetr_repro.spec.files import read_input
 
 from .xml_file import Element, numbers_of, read_xml
 
@@ -100,8 +100,7 @@ def _xml_files(folder: Path) -> list[Path]:
 
 def _listed(path: Path) -> dict[str, None]:
     """Names of a file of ImageSets/Main: the first word of each line, once."""
-    with open_input(path) as stream:
-        lines = stream.read().decode("utf-8-sig", "replace").splitlines()
+    lines = read_input(path, MOST_LIST_BYTES).decode("utf-8-sig", "replace").splitlines()
     return {line.split()[0]: None for line in lines if line.strip()}
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import open_input, parse_json, refuse_stand_in
+from rfdetr_repro.spec.files import open_input, parse_json, read_input, refuse_stand_in
 
 from .unpickle import RESAVE, Fields, read_pickle
 
@@ -89,8 +89,7 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        with open_input(path) as stream:
-            found = parse_json(stream.read())
+        found = parse_json(read_input(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f"unreadable {CONFIG_JSON} in the folder of the weights: {error}",
