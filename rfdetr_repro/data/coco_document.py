@@ -15,6 +15,7 @@ import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import DuplicateKeyError, without_duplicates
+from rfdetr_repro.spec.ranges import is_text
 
 from .image_files import short
 from .segmentation import SPAN_KEY, cut_segmentations
@@ -45,9 +46,9 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
     slim, spans = cut_segmentations(content)
     try:
         try:
-            document = json.loads(slim, object_pairs_hook=_entry)
+            document = json.loads(slim.decode("utf-8-sig"), object_pairs_hook=_entry)
         except ValueError:  # for the right line, column and key
-            document = json.loads(content, object_pairs_hook=_entry)
+            document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_entry)
             spans = spans[:0]
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path, "write the file again") from error
@@ -131,6 +132,9 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
         if number in names:
             raise InputError("two categories share an id", path, "give each category its own id")
         names[number] = unicodedata.normalize("NFC", str(name))
+        if not is_text(names[number]):
+            what = f"category id {short(number)} has the name {short(repr(name))}"
+            raise InputError(what, path, "write a name of printable characters")
     if classes is not None:
         for category_id, name in zip(classes.category_ids, classes.names, strict=True):
             if names.get(category_id, name) not in (name, unicodedata.normalize("NFC", name)):

@@ -28,15 +28,16 @@ import numpy as np
 
 from rfdetr_repro.data.annotations import HINT
 from rfdetr_repro.data.decoding import read_header
-from rfdetr_repro.data.image_files import ImageFinder, is_picture, short
+from rfdetr_repro.data.image_files import MOST_LIST_BYTES, ImageFinder, is_picture, short
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import open_input
+from rfdetr_repro.spec.files import open_input, read_input
 
-from .yaml_file import given, read_text_yaml
+from .yaml_file import MOST_BYTES, given, read_text_yaml
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
 MOST_FILES = 20_000_000  # a folder with more entries is not a data set, but a whole disk
 MOST_LABEL_BYTES = 64 << 20  # of one image
+_VAL_KEYS = ("val", "valid", "validation")  # keys and folders of the val split
 # fraction of the image by which a coordinate may lie outside, because annotation tools round
 _BEYOND = 0.01
 
@@ -118,6 +119,17 @@ def documents_of(
     return YoloSplit(json.dumps(document).encode(), root, reader.dropped, absent)
 
 
+def _refuse_odd_paths(described: dict[str, Any], path: Path) -> None:
+    """Raises :class:`InputError` for paths that are something else, of any split."""
+    for key in ("path", "train", *_VAL_KEYS, "test"):
+        value = described.get(key)
+        listed = value if isinstance(value, list) and key != "path" else [value]
+        usable = all(isinstance(item, str) and "\0" not in item for item in listed)
+        if given(value) and not usable:
+            hint = "write a folder, or for a split a file or a list"
+            raise InputError(f"{key}: {short(value)} is not a path", path, hint)
+
+
 def names_split(path: Path, split: str) -> bool:
     """Whether ``data.yaml`` has an entry for the split, or a usual folder of the split exists."""
     described = _read(path)
@@ -129,7 +141,9 @@ def _read(path: Path) -> dict[str, Any]:
     1.1") with a file of names.
     """
     if path.suffix.lower() != ".data":
-        return read_text_yaml(path)
+        described = read_text_yaml(path)
+        _refuse_odd_paths(described, path)
+        return described
     described = _darknet_pairs(path)
     named = ImageFinder([path.parent]).find(described.get("names", "obj.names"))
     if named is None:
@@ -138,8 +152,7 @@ def _read(path: Path) -> dict[str, Any]:
             path,
             "write names = obj.names with the path of the file",
         )
-    with open_input(named) as stream:
-        names = stream.read(MOST_LABEL_BYTES).decode("utf-8-sig", "replace").splitlines()
+    names = read_input(named, MOST_BYTES).decode("utf-8-sig", "replace").splitlines()
     listed = {
         key: described[key] for key in ("train", "val", "valid", "test") if described.get(key)
     }
@@ -235,7 +248,7 @@ def _key_points(described: dict[str, Any], path: Path) -> int:
 
 
 def _entry(described: dict[str, Any], split: str) -> Any:
-    keys = ("val", "valid", "validation") if split == "val" else (split,)
+    keys = _VAL_KEYS if split == "val" else (split,)
     return next((described[key] for key in keys if given(described.get(key))), None)
 
 
@@ -255,12 +268,6 @@ def _images(described: dict[str, Any], path: Path, split: str) -> list[Path]:
         raise InputError(f"no split {split!r}", path, f"add an entry {split}:")
     images: set[Path] = set()
     for item in items:
-        if not isinstance(item, str):
-            raise InputError(
-                f"an entry of split {split!r} is not a path: {short(item)}",
-                path,
-                "write a folder or a file",
-            )
         where = _resolve(item, described, path)
         images.update(pictures_below(where) if where.is_dir() else _listed(where, described, path))
     if not images:
@@ -274,7 +281,7 @@ def _usual_folders(described: dict[str, Any], path: Path, split: str) -> list[st
     """
     if any(_entry(described, name) is not None for name in ("train", "val", "test")):
         return []
-    names = ("val", "valid", "validation") if split == "val" else (split,)
+    names = _VAL_KEYS if split == "val" else (split,)
     places = [place for name in names for place in (f"{name}/images", f"images/{name}")]
     return [place for place in places if (path.parent / place).is_dir()][:1]
 
@@ -307,11 +314,10 @@ def _listed(where: Path, described: dict[str, Any], path: Path) -> Iterator[Path
         raise InputError(
             "neither a folder nor a file", short(where), "check the paths in the data file"
         )
-    with open_input(where) as stream:
-        try:
-            lines = stream.read().decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError("not UTF-8 text", where, "write the list again") from error
+    try:
+        lines = read_input(where, MOST_LIST_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where, "write the list again") from error
     bases = [where.parent, *_bases(described, path)]
     finder = ImageFinder(bases)
     for number, line in enumerate(lines, 1):
