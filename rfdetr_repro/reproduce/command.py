@@ -134,17 +134,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     from rfdetr_repro.train.crew import check_torchrun, leading
 
-    from .run import Reproduction, check_inputs
+    from .inputs import check_data, check_inputs
+    from .run import Reproduction
     from .together import Together, check_processes
 
     check_torchrun()
     check_processes(args.processes, chosen)
     check_inputs(chosen)
-    folder = writable_folder(args.out or Path("runs") / chosen.name)
+    folder = args.out or Path("runs") / chosen.name
+    read = check_data(chosen, folder)
+    folder = writable_folder(folder)
     command = command_line("python -m rfdetr_repro.reproduce", argv)
     with leading() as ranks:
         together = Together(ranks if ranks.size > 1 else None, args.processes)
-        reproduction = Reproduction(chosen, folder, command, together)
+        reproduction = Reproduction(chosen, folder, command, together, read)
         report = reproduction.run()
     from rfdetr_repro.tables.command import main as tables
 

@@ -26,13 +26,14 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
-from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.errors import StatedFailure
 from rfdetr_repro.spec.files import remove_unfinished, sha256_file
 from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.sizing import Sizing
 
 from .follow import sized, sizing_of
+from .inputs import ReadData, read_data
 from .outlook import later_seconds, planned_seconds
 from .stages import Stages
 from .summary import now, write_summary
@@ -65,12 +66,15 @@ def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
 
 @dataclass
 class Reproduction:
-    """A campaign in a run folder; ``together``: the processes that work on it."""
+    """A campaign in a run folder; ``together``: the processes that work on it; ``read``: the data,
+    where they were read before the folder was made.
+    """
 
     campaign: Campaign
     folder: Path
     command: str
     together: Together = field(default_factory=Together)
+    read: ReadData | None = None
 
     def __post_init__(self) -> None:
         self.stages = Stages(self.folder / "stages.json")
@@ -90,7 +94,12 @@ class Reproduction:
 
     def _run(self) -> Path:
         started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
-        splits = self.stages.run("data", "composing or reading the data set", self.data)
+        splits = self.stages.run(
+            "data",
+            "composing or reading the data set",
+            self.data,
+            earlier_s=0.0 if self.read is None else self.read.seconds,
+        )
         sizing = self.follow_data(splits)
         self.stages.of(self.campaign)
         if "train" not in self.stages.rows:
@@ -176,22 +185,24 @@ class Reproduction:
     def data(self) -> tuple[dict[str, Any], str]:
         """Composes or reads the data."""
         from rfdetr_repro.data.census import print_census
-        from rfdetr_repro.data.coco import read_splits
         from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 
-        folder = self.campaign.data
-        if folder is None:
-            progress = bar("composing", "x32 images")
-            folder = write_embedded(
-                self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress
-            )
-        source = DataSource.of(folder).dropping(self.campaign.drop_bad)
-        splits = read_splits(source, ("val", "test"), needed=("val",))
-        self.source = source
+        read = self.read
+        if read is None:
+            folder = self.campaign.data
+            if folder is None:
+                progress = bar("composing", "x32 images")
+                folder = write_embedded(
+                    self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress
+                )
+            read = read_data(self.campaign, folder)
+        splits = read.splits
+        self.source = read.source
         if "test" not in splits:
-            log.info(f"no test split in {folder}: only val is reported")
+            log.info(f"no test split in {read.source}: only val is reported")
         print_census(splits.values())
-        check_masks(self.campaign, splits)
+        for line in check_masks(self.campaign, splits):
+            log.info(line)
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
     def follow_data(self, splits: Mapping[str, CocoSplit]) -> Sizing | None:
@@ -463,20 +474,3 @@ def _highest(records: Iterable[Record], name: str) -> Any:
         if record.accuracy is not None and (value := getattr(record.accuracy, name)) is not None
     ]
     return max(scored, key=lambda pair: pair[0], default=(None, None))[1]
-
-
-def check_inputs(chosen: Campaign) -> None:
-    """Raises :class:`InputError` if a file that the campaign names is missing, or if its backend is
-    not available.
-    """
-    before = None if chosen.pretraining is None else chosen.pretraining.data
-    for what, path in (
-        ("data", chosen.data),
-        ("weights", chosen.weights),
-        ("data of the pretraining", before),
-    ):
-        if path is not None and not DataSource.of(path).exists():
-            raise InputError(f"the campaign's {what} are missing", path, "check the path")
-    from rfdetr_repro.runtime.backends import check_backend
-
-    check_backend(chosen.backend)

@@ -50,9 +50,11 @@ class Stages:
         if self.path.exists():
             self.rows = read_json(self.path)
 
-    def run(self, name: str, title: str, work: Callable[[], tuple[T, str]]) -> T:
+    def run(
+        self, name: str, title: str, work: Callable[[], tuple[T, str]], earlier_s: float = 0.0
+    ) -> T:
         """Runs ``work() -> (result, one line for the report)`` and records the duration of its
-        first completion.
+        first completion, and of the part of it that was done ``earlier_s``.
         """
         again = name in self.rows
         stage = stage_of(name, title, self.names, self.later_s(), self.later_steps)
@@ -66,7 +68,7 @@ class Stages:
                 name,
                 {
                     "name": name,
-                    "seconds": round(time.perf_counter() - started, 1),
+                    "seconds": round(earlier_s + time.perf_counter() - started, 1),
                     "detail": detail,
                 },
             )

@@ -42,15 +42,15 @@ def recipe_on(campaign: Campaign, train: Any) -> Any:
     return recipe(campaign, campaign.train, masks=masks, classes=len(train.classes.names))
 
 
-def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
-    """Raises :class:`InputError`, before training, for a campaign that needs masks that the data
-    lack; prints other consequences of missing masks.
+def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> list[str]:
+    """Lines about consequences of missing masks. Raises :class:`InputError`, before training, for
+    a campaign that needs masks that the data lack.
     """
     from rfdetr_repro.data.census import mask_lines
     from rfdetr_repro.train.prepare import boxes_only
 
     if not campaign.preset.model.masks:
-        return
+        return []
     needed = campaign.search_masks or campaign.metric.startswith("mask")
     lines = mask_lines([split for name, split in splits.items() if name != "train"])
     if why := boxes_only(splits["train"]):
@@ -60,8 +60,26 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
         raise InputError(
             f"the campaign searches with masks, but {lines[0]}", splits["train"].name, hint
         )
-    for line in lines:
-        log.info(line)
+    return lines
+
+
+def pretraining_splits(campaign: Campaign) -> dict[str, Any]:
+    """Reads the data of the campaign's pretraining. Raises :class:`InputError` where they cannot be
+    used.
+    """
+    from rfdetr_repro.data.coco import read_splits
+
+    if campaign.pretraining is None:
+        raise InputError("the campaign has no pretraining", campaign.name)
+    data = DataSource.of(campaign.pretraining.data).dropping(campaign.drop_bad)
+    splits = read_splits(data)
+    if campaign.preset.model.masks and not splits["train"].has_masks:
+        raise InputError(
+            "no masks to train the mask head with",
+            data,
+            "make the masks with python -m rfdetr_repro.data.pseudo_masks",
+        )
+    return splits
 
 
 def pretrain(campaign: Campaign, folder: Path, processes: int | None = None) -> tuple[Path, str]:
@@ -72,19 +90,11 @@ def pretrain(campaign: Campaign, folder: Path, processes: int | None = None) -> 
     paper's pretraining serves both tasks.
     """
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.data.coco import read_splits
 
     if campaign.pretraining is None:
         raise InputError("the campaign has no pretraining", campaign.name)
-    data = DataSource.of(campaign.pretraining.data).dropping(campaign.drop_bad)
-    splits = read_splits(data)
+    splits = pretraining_splits(campaign)
     print_census(splits.values())
-    if campaign.preset.model.masks and not splits["train"].has_masks:
-        raise InputError(
-            "no masks to train the mask head with",
-            data,
-            "make the masks with python -m rfdetr_repro.data.pseudo_masks",
-        )
     stage = replace(campaign, train=campaign.pretraining.train)
     if splits["train"].has_masks:
         stage = replace(

@@ -15,7 +15,7 @@ from typing import Any
 from .arch import SearchSpace
 from .backbones import backbone_named, space_for, with_backbone
 from .errors import InputError, nearest
-from .files import open_input
+from .files import read_input
 from .presets import (
     PAPER_SPACE,
     PAPER_SUPERNET,
@@ -28,7 +28,7 @@ from .presets import (
     preset,
 )
 from .protocol import MODES, QUANTILES, Protocol, check_deployment
-from .ranges import check_ranges, choose, plain_name
+from .ranges import check_ranges, choose, is_text, plain_name
 from .train_config import TrainConfig
 
 if sys.version_info >= (3, 11):
@@ -40,6 +40,7 @@ METRICS = ("ap", "ap50", "mask_ap", "mask_ap50")  # what a search may maximise
 # lowest and highest number; fewer than 6 engines do not fit the latency model
 ENGINES = (6, 10**5)
 CANDIDATES = (1, 10**5)
+MOST_BYTES = 1 << 20  # of a campaign's file
 FINETUNE_STEPS = 300  # of one found architecture, unless stated
 
 
@@ -155,6 +156,13 @@ class Campaign:
                 "the campaign",
                 "raise most_engines, or leave most_engines out for twice the engines",
             )
+        self._check_latencies()
+        self._check_texts()
+        self._check_front()
+        self._check_model()
+
+    def _check_latencies(self) -> None:
+        """Raises :class:`InputError` for a ceiling or targets that no latency can meet."""
         choose(self.quantile, QUANTILES, "quantile")
         if self.budget_ms is not None:
             _check_ms(self.budget_ms, "budget_ms", "write budget_ms = 8.0")
@@ -162,14 +170,25 @@ class Campaign:
                 raise InputError("budget_ms and targets_ms", hint="give one of them")
         for target in self.targets_ms:
             _check_ms(target, "target latency", "write targets_ms = [2.3]")
-        if not all(isinstance(text, str) for text in self.departures):
+        if len(set(self.targets_ms)) != len(self.targets_ms):
             raise InputError(
-                "departures has a value that is not a text",
+                "targets_ms names a latency twice", "the campaign", "leave one of the two out"
+            )
+
+    def _check_texts(self) -> None:
+        """Raises :class:`InputError` for a text that the report cannot print."""
+        if not is_text(self.title):
+            raise InputError(
+                f"title = {self.title!r} is not a text of printable characters",
+                "the campaign",
+                'write title = "Search on my images"',
+            )
+        if not all(map(is_text, self.departures)):
+            raise InputError(
+                "departures has a value that is not a text of printable characters",
                 "the campaign",
                 'write departures = ["no augmentation"]',
             )
-        self._check_front()
-        self._check_model()
 
     def _check_front(self) -> None:
         """Raises :class:`InputError` for a fine-tuning of the front without steps."""
@@ -330,12 +349,29 @@ def _check_ms(latency: Any, what: str, hint: str) -> None:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    with open_input(path) as stream:
-        try:
-            return tomllib.load(stream)
-        # not TOML, not UTF-8, an integer of thousands of digits, or nested too deeply
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"not TOML ({error})", path) from error
+    content = read_input(path, MOST_BYTES)
+    try:
+        found = tomllib.loads(content.decode())
+    # not TOML, not UTF-8, an integer of thousands of digits, or nested too deeply
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not TOML ({error})", path) from error
+    _refuse_large_numbers(found, path)
+    return found
+
+
+def _refuse_large_numbers(value: Any, path: Path) -> None:
+    """Raises :class:`InputError` for a whole number that TOML does not have: it takes more than 64
+    bits, and may be too long to be printed.
+    """
+    pending = [value]  # instead of a recursion, because dotted keys nest without limit
+    while pending:
+        item = pending.pop()
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise InputError("not TOML (a whole number of more than 64 bits)", path)
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
 
 
 def _check_kinds(fields: dict[str, Any], path: Path) -> None:
@@ -345,14 +381,16 @@ def _check_kinds(fields: dict[str, Any], path: Path) -> None:
             raise InputError(f"{key} is not a table", path, f"write [{key}] on a line of its own")
     for key in ("data", "weights", "size", "backbone"):
         value = fields.get(key, "unset")
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
+        if not is_text(value):
             raise InputError(f"{key} = {value!r} is not a text", path)
 
 
 def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:
     settings = dict(fields)
-    if not isinstance(data := settings.pop("data", None), str):
-        raise InputError("data is missing", where, "name the COCO-format folder of this stage")
+    if not is_text(data := settings.pop("data", None)):
+        raise InputError(
+            f"data = {data!r} is not a text", where, "name the COCO-format folder of this stage"
+        )
     return Pretraining(Path(data), _changed(TrainConfig(), settings, where))
 
 

@@ -56,6 +56,7 @@ VALUES = {  # key -> values that are no use; of numbers also the usual wrong typ
         "queries": [[0], [10**6]],
         "patches": [[12.0], []],
     },
+    "pretraining": {"data": ["", " ", "a\\u0000b", 3, ["x"]]},
     "": {
         "strategy": ["odd", 3],
         "metric": ["odd", "latency", 1],
@@ -64,12 +65,13 @@ VALUES = {  # key -> values that are no use; of numbers also the usual wrong typ
         "engines": [0, -1],
         "most_engines": [0, -1, 5],
         "candidates": [0, -1],
-        "targets_ms": [["x"], [-1.0], [0.0], 3.0],
-        "departures": [[5], "x"],
+        "targets_ms": [["x"], [-1.0], [0.0], 3.0, [2.5, 2.5], [[1]]],
+        "title": ["", "  ", "a\\nb", "\\u001b[2J", 3],
+        "departures": [[5], "x", [""], [" "]],
         "finetune_steps": [-1],
         "data_seed": [-1],
         "size": [["pico"], 3, "pic", ""],
-        "data": [3, ["x"], True, ""],
+        "data": [3, ["x"], True, "", "a\\nb"],
         "weights": [3, []],
         "base": [["coco"], 3, "coko"],
         "name": [
@@ -147,11 +149,14 @@ def test_a_value_that_is_no_use_is_one_line(
     [
         "a = " + "[" * 10_000,
         "seed = " + "1" * 5_000,
+        "engines = 0x" + "f" * 5_000,
+        "[a.b]\nc = [{d = 9223372036854775808}]",
         "\xff",
         "a = 1\na = 2",
         "[train",
         "<html>",
         "a = 1979-13-01",
+        "a = [[[" + "\x00" * 10,
     ],
 )
 def test_what_is_no_toml_is_one_line(text: str, tmp_path: Path) -> None:
@@ -159,6 +164,30 @@ def test_what_is_no_toml_is_one_line(text: str, tmp_path: Path) -> None:
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="not TOML"):
         from_toml(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'data = "campaign.toml"',
+        'data = "empty"',
+        'weights = "campaign.toml"',
+        'weights = "empty"',
+        '[pretraining]\ndata = "campaign.toml"',
+        '[pretraining]\ndata = "empty"',
+    ],
+)
+def test_files_of_a_campaign_are_read_before_its_folder_is_made(
+    text: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(Reproduction, "run", lambda self: pytest.fail("work began"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "campaign.toml").write_text(text)
+    assert run_main(reproduce.main, ["--campaign", "campaign.toml"]) == EXIT_BAD_INPUT
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["campaign.toml", "empty"]
 
 
 def test_the_nearest_name_is_named(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fixed = None if args.fixed is None else _fixed(args.fixed, chosen)
     command = command_line("rfdetr-repro rf100", argv)
     # slow to load; arguments are checked first
-    from rfdetr_repro.reproduce.run import check_inputs
+    from rfdetr_repro.reproduce.inputs import check_inputs
     from rfdetr_repro.tables.data_sets import data_sets_tables
     from rfdetr_repro.tables.format import render
     from rfdetr_repro.tables.screen import width

@@ -109,7 +109,6 @@ def check_all(
             one = check_data_set(source, patch)
         except InputError as error:
             failed.append(Failed(source.name, first_line(error)))
-            log.warning(f"{source.name} is left out: {first_line(error)}")
             continue
         tell(one.line)
         found.append(one)
@@ -117,6 +116,8 @@ def check_all(
         raise InputError(
             f"none of {len(sources)} data sets can be used; the first: {failed[0].line}"
         )
+    for name, line in failed:
+        log.warning(f"{name} is left out: {line}")
     names = [one.name for one in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(
