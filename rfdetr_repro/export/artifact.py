@@ -21,7 +21,8 @@ from rfdetr_repro.spec.backbones import known_backbones
 from rfdetr_repro.spec.codec import decode
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json, sha256_file, write_atomic
-from rfdetr_repro.spec.ranges import choose
+from rfdetr_repro.spec.protocol import OF_ENGINES
+from rfdetr_repro.spec.ranges import check_classes, choose, is_text
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, RULES
 
 SCHEMA = 1
@@ -29,6 +30,8 @@ RESIZE_RULE = ANTIALIASED
 LETTERBOX_RULE = LETTERBOX
 OPEN_BATCH = "dynamic"
 MOST_IMAGES = 4096  # largest batch
+FORMATS = ("onnx", "torch", *OF_ENGINES)
+CONTRACTS = ("decoded", "upstream")
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 
@@ -163,14 +166,7 @@ class Manifest:
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError where fields contradict each other or are out of range."""
-    if len(manifest.class_names) != len(manifest.category_ids):
-        raise ValueError(
-            f"{len(manifest.class_names)} class names and {len(manifest.category_ids)} category ids"
-        )
-    # an id below 0 is a class that the data set lacks
-    known = [number for number in manifest.category_ids if number >= 0]
-    if len(set(known)) != len(known):
-        raise ValueError("two classes have one category id")
+    check_classes(manifest.class_names, manifest.category_ids)
     for digest in (manifest.sha256, manifest.onnx_sha256):
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"{digest[:70]!r} is not a SHA-256 hash")
@@ -178,6 +174,7 @@ def _check(manifest: Manifest) -> None:
     # what a program has to do before the file runs; anything else would be done wrongly
     if manifest.resize not in RULES:
         raise ValueError(f"unknown resize rule {manifest.resize[:70]!r}")
+    _check_words(manifest)
     if manifest.input_range != (0.0, 1.0):
         raise ValueError(f"the input's range is {manifest.input_range}, not 0 to 1")
     if manifest.model.weights not in ("trained", "random", "published"):
@@ -189,6 +186,20 @@ def _check(manifest: Manifest) -> None:
         choose(manifest.model.backbone, known_backbones(), "backbone")
     if not all(0 <= n < 2**63 for n in (manifest.params, manifest.flops, manifest.size_bytes)):
         raise ValueError("a number of parameters, operations or bytes is out of range")
+
+
+def _check_words(manifest: Manifest) -> None:
+    choose(manifest.format, FORMATS, "format")
+    choose(manifest.contract, CONTRACTS, "contract")
+    for what, text in (
+        ("normalisation", manifest.normalisation),
+        ("precision", manifest.precision),
+        ("model.name", manifest.model.name),
+    ):
+        if not is_text(text):
+            raise ValueError(f"{what} = {text[:60]!r} is not a text of printable characters")
+    if manifest.opset is not None and not 0 < manifest.opset < 2**31:
+        raise ValueError(f"there is no opset {str(manifest.opset)[:20]}")
 
 
 def _check_tensors(manifest: Manifest) -> None:
@@ -283,6 +294,14 @@ def load_artifact(path: str | Path) -> Artifact:
             f"keep {manifest_file.name} next to {path.name}, or export the model again",
         )
     manifest = Manifest.from_json(read_json(manifest_file), manifest_file)
+    size = path.stat().st_size
+    if size != manifest.size_bytes:  # told before a file of any size is hashed
+        raise InputError(
+            f"the file's hash differs from the hash in its manifest: it has {size} bytes instead "
+            f"of {manifest.size_bytes}",
+            path,
+            "export the model again",
+        )
     found = sha256_file(path)
     if found != manifest.sha256:
         named = manifest.sha256[:12]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.backbones import known_backbones
 from rfdetr_repro.spec.codec import decode, without_absent
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.files import parse_json
 from rfdetr_repro.spec.json_text import sorted_encoder
 from rfdetr_repro.spec.metrics import COCO_METRICS
@@ -121,13 +121,26 @@ def _check_numbers(part: object, where: str) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{name} = {value!r} is not a number", where)
-        if not 0 <= value < math.inf and not name.startswith("ap"):  # an AP has its own message
+        most = 2**63 if isinstance(value, int) else math.inf
+        if not 0 <= value < most and not name.startswith("ap"):  # an AP has its own message
             what = "latency" if name == "median_ms" else name
             raise InputError(
-                f"{what} {value} is not a finite positive number or zero",
+                f"{what} {shortened(str(value), 40)} is not a finite positive number or zero",
                 where,
                 "leave out what is not known",
             )
+
+
+def _check_names(record: Record) -> None:
+    """Raises :class:`InputError` for a blank name of what the Record is about."""
+    names = {"source": record.source, "model.name": record.model.name}
+    if record.data is not None:
+        names |= {"data.name": record.data.name, "data.split": record.data.split}
+    if record.artifact is not None:
+        names |= {"artifact.runtime": record.artifact.runtime}
+    for what, name in names.items():
+        if not name.strip():
+            raise InputError(f"{what} is empty", "the Record")
 
 
 def _check_model(model: ModelId) -> None:
@@ -135,6 +148,21 @@ def _check_model(model: ModelId) -> None:
     choose(model.weights, ("trained", "random", "published"), "kind of weights", model.name)
     if model.backbone is not None:
         choose(model.backbone, known_backbones(), "backbone", model.name)
+
+
+def _check_counts(record: Record) -> None:
+    for part in (
+        record.data,
+        record.artifact,
+        record.cost,
+        record.accuracy,
+        record.mask_accuracy,
+        record.latency,
+        record.machine,
+    ):
+        _check_numbers(part, record.model.name)
+    if record.seed is not None and not 0 <= record.seed < 2**63:
+        raise InputError(f"seed {record.seed} is not from 0 to 2^63 - 1", record.model.name)
 
 
 def _check_words(latency: Latency, where: str) -> None:
@@ -248,11 +276,11 @@ class Record:
             )
         if self.model.weights == "random" and (self.accuracy or self.mask_accuracy):
             raise InputError("a model with random weights cannot have an accuracy", self.model.name)
+        _check_names(self)
         _check_model(self.model)
         if self.latency is not None:
             _check_words(self.latency, self.model.name)
-        for part in (self.cost, self.accuracy, self.mask_accuracy, self.latency, self.machine):
-            _check_numbers(part, self.model.name)
+        _check_counts(self)
         for accuracy in (self.accuracy, self.mask_accuracy):
             if accuracy is not None:
                 _check_fractions(accuracy, self.model.name)

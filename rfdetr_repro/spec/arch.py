@@ -15,6 +15,7 @@ from itertools import product
 from .errors import InputError
 
 MAX_SIDE = 16384  # px; larger inputs are mistakes
+MAX_COUNT = 10_000  # of every other value of an architecture
 
 # patches of an image, as of 2048 x 2048 px in patches of 16; attention grows with their square
 MAX_TOKENS = 2**14
@@ -41,8 +42,8 @@ class Arch:
     inputs.
 
     The weights do not depend on an ``Arch``. Raises :class:`InputError` for values that are not
-    whole numbers, for values below their minimum, for sides above ``MAX_SIDE`` and for more than
-    ``MAX_TOKENS`` patches.
+    whole numbers, for values below their minimum, for sides above ``MAX_SIDE``, other values above
+    ``MAX_COUNT`` and more than ``MAX_TOKENS`` patches.
     """
 
     resolution: int  # requested image side (height, if `width` is given) in pixels; see `input_hw`
@@ -60,6 +61,11 @@ class Arch:
             raise InputError(
                 f"architecture {self.key} has a value below its minimum",
                 hint="every value is at least 1, decoder_layers at least 0",
+            )
+        if max(self.patch, self.windows, self.decoder_layers, self.queries) > MAX_COUNT:
+            raise InputError(
+                "the architecture has a value above its maximum",
+                hint=f"patch, windows, decoder_layers and queries are at most {MAX_COUNT}",
             )
         if max(self.resolution, self.width) > MAX_SIDE:
             raise InputError(
@@ -197,7 +203,7 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for name, values in asdict(self).items():
             low = 0 if name == "decoder_layers" else 1
-            high = MAX_SIDE if name == "resolutions" else 10_000
+            high = MAX_SIDE if name == "resolutions" else MAX_COUNT
             whole = isinstance(values, tuple) and all(
                 type(value) is int and low <= value <= high for value in values
             )

@@ -134,7 +134,10 @@ def _reader_of(kind: Any) -> _Reader:
 
     def read(value: Any, name: str) -> Any:
         if plain is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError as error:
+                raise ValueError(f"{name} is beyond the range of a 64-bit float") from error
         return _checked(plain, value, name)
 
     return read

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
+from .ranges import is_text
 
 # COCO's 80 detection classes by category id; ids 1..90 have ten holes.
 COCO_NAMES = dict(
@@ -104,6 +105,7 @@ COCO_NAMES = dict(
     )
 )
 UNUSED = "(unused)"
+_MOST_LABELS = 100_000  # a larger label is a mistake, and all below it would be given a name
 # conventions that a caller may state where a file does not
 CONVENTIONS = ("from-0", "from-1", "coco")
 
@@ -260,13 +262,24 @@ def _names_of(stated: Mapping[str, Any]) -> tuple[str, ...]:
     """
     names = stated.get("class_names") or ()
     if not names and isinstance(stated.get("id2label"), Mapping):
-        found = {int(label): str(name) for label, name in stated["id2label"].items()}
-        return tuple(found.get(label, UNUSED) for label in range(max(found, default=-1) + 1))
+        of_label = {int(label): str(name) for label, name in stated["id2label"].items()}
+        if not all(0 <= label < _MOST_LABELS for label in of_label):
+            raise InputError(
+                f"id2label of config.json has a label that is not from 0 to {_MOST_LABELS - 1}",
+                hint="give the names of all labels in order",
+            )
+        names = [of_label.get(label, UNUSED) for label in range(max(of_label, default=-1) + 1)]
     if isinstance(names, str):
         names = [names]
     if isinstance(names, Mapping):
         names = [names[key] for key in sorted(names, key=int)]
-    return tuple(str(name) for name in names)
+    found = tuple(str(name) for name in names)
+    if not all(map(is_text, found)):
+        raise InputError(
+            "the file names a class that has no printable characters",
+            hint="give the names of all labels in order",
+        )
+    return found
 
 
 def _padded(names: tuple[str, ...], num_classes: int, first: int, note: str) -> Labels:

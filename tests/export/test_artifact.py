@@ -57,8 +57,21 @@ def test_manifest_states_how_to_feed_the_model(artifact: Artifact) -> None:
 
 
 def test_another_file_is_refused(artifact: Artifact) -> None:
-    artifact.path.write_bytes(CONTENT + b"!")
+    artifact.path.write_bytes(CONTENT[:-1] + b"!")
     with pytest.raises(InputError, match="differs from the hash in its manifest"):
+        load_artifact(artifact.path)
+
+
+def test_a_file_of_another_size_is_refused_unread(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash of a file of any size could take hours."""
+    monkeypatch.setattr(
+        "rfdetr_repro.export.artifact.sha256_file", lambda path: pytest.fail("the file was read")
+    )
+    with artifact.path.open("r+b") as stream:
+        stream.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(InputError, match=r"it has 1099511627776 bytes instead of"):
         load_artifact(artifact.path)
 
 
@@ -81,6 +94,16 @@ def test_missing_part(artifact: Artifact, suffix: str, message: str) -> None:
         {"model": None},
         {"inputs": [{"name": "x"}]},
         {"model": {"family": "a", "name": "b", "arch": "?"}},
+        {"model": {"family": "a", "name": "", "arch": None}},
+        {"format": "keras"},
+        {"contract": ""},
+        {"normalisation": " "},
+        {"precision": "fp32\n"},
+        {"opset": -1},
+        {"class_names": [" "], "category_ids": [1]},
+        {"class_names": ["a\x1b[2J"], "category_ids": [1]},
+        {"class_names": ["a"], "category_ids": [2**63]},
+        {"class_names": ["a", "b"], "category_ids": [1, 1]},
     ],
 )
 def test_foreign_manifest(artifact: Artifact, change: dict[str, object]) -> None:

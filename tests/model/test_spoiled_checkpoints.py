@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +124,24 @@ def test_our_own_files_are_looked_at_too(kind: torch.dtype | float, tmp_path: Pa
     for load in (load_supernet, load_pretrained):
         with pytest.raises(InputError, match=r"decoder\.norm\.weight.*m\.safetensors"):
             load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": ("",) * len(CARD.class_names)},
+        {"class_names": ("a\x1b[2J",) * len(CARD.class_names)},
+        {"category_ids": (2**63,) * len(CARD.category_ids)},
+        {"category_ids": (1,) * len(CARD.category_ids)},
+        {"steps": -1},
+    ],
+)
+def test_a_card_that_cannot_be_meant_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    assert len(CARD.class_names) > 1
+    card = replace(CARD, **change)
+    save_detector(tmp_path / "m.safetensors", tiny_detector().state_dict(), card)
+    with pytest.raises(InputError, match=r"does not fit its own description.*m\.safetensors"):
+        load_supernet(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("name", STAND_INS)

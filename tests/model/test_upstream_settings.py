@@ -105,6 +105,20 @@ def test_conventions_that_cannot_be_proved_are_asked_for(said: dict[str, Any], l
     assert labels_of_checkpoint(said, logits, "from-1").names[1:3] == tuple(said["class_names"])
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"id2label": {"0": "cat", str(10**12): "dog"}},  # would need a name for every label below
+        {"id2label": {"-1": "cat"}},
+        {"id2label": {"0": ""}},
+        {"class_names": ["cat", "\x1b[2J"]},
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="give the names of all labels"):
+        labels_of_checkpoint(said, 2)
+
+
 def test_given_labels() -> None:
     assert labels_of_checkpoint({}, 3, ["a", "b", "c"]).names == ("a", "b", "c")
     assert labels_of_checkpoint({}, 91, "coco") == coco_labels()

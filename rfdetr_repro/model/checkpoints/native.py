@@ -31,6 +31,7 @@ from rfdetr_repro.spec.files import (
     sha256_file,
 )
 from rfdetr_repro.spec.model_config import ModelConfig
+from rfdetr_repro.spec.ranges import check_classes
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 FORMAT = "rfdetr_repro/1"
@@ -80,10 +81,9 @@ class ModelCard:
     def from_json(cls, text: str) -> ModelCard:
         """Inverse of :meth:`to_json`. Raises ValueError or TypeError for anything else."""
         card = decode(cls, parse_json(text))
-        if len(card.class_names) != len(card.category_ids):
-            raise ValueError(
-                f"{len(card.class_names)} class names and {len(card.category_ids)} category ids"
-            )
+        check_classes(card.class_names, card.category_ids)
+        if card.steps is not None and not 0 <= card.steps < 2**63:
+            raise ValueError(f"{str(card.steps)[:20]} steps of training")
         return card
 
 
