@@ -388,9 +388,8 @@ def _check_kinds(fields: dict[str, Any], path: Path) -> None:
 def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:
     settings = dict(fields)
     if not is_text(data := settings.pop("data", None)):
-        raise InputError(
-            f"data = {data!r} is not a text", where, "name the COCO-format folder of this stage"
-        )
+        wrong = "data is missing" if data is None else f"data = {data!r} is not a text"
+        raise InputError(wrong, where, "name the COCO-format folder of this stage")
     return Pretraining(Path(data), _changed(TrainConfig(), settings, where))
 
 

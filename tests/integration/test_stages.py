@@ -122,7 +122,7 @@ def test_every_stage_of_the_flow_is_counted(
         def __exit__(self, *rest: Any) -> None:
             pass
 
-    def run(self: Stages, name: str, title: str, work: Any) -> Any:
+    def run(self: Stages, name: str, title: str, work: Any, earlier_s: float = 0.0) -> Any:
         ran.append(name)
         return Anything()
 
