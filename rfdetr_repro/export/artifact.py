@@ -85,12 +85,10 @@ class Manifest:
     normalisation: str = NORMALISATION
     contract: str = "decoded"  # or "upstream": raw boxes and logits, see export/onnx/exporter.py
     resize: str = RESIZE_RULE
-    packages: dict[str, str] = field(
-        default_factory=dict
-    )  # versions of the packages that made the file
-    onnx_sha256: str | None = (
-        None  # of an engine: the SHA-256 of the ONNX file that it was built from
-    )
+    # versions of the packages that made the file
+    packages: dict[str, str] = field(default_factory=dict)
+    # of an engine: the SHA-256 of the ONNX file that it was built from
+    onnx_sha256: str | None = None
     build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
     # fp16 and int8: reason -> nodes kept in float32
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)
