@@ -18,7 +18,7 @@ from rfdetr_repro.baselines import catalog
 from rfdetr_repro.baselines.baseline import SEED, ExportRequest
 from rfdetr_repro.baselines.catalog import Entry
 from rfdetr_repro.baselines.library import LibraryBaseline
-from rfdetr_repro.export.artifact import Artifact, Manifest, TensorSpec, write_artifact
+from rfdetr_repro.export.artifact import MODULE, Artifact, Manifest, TensorSpec, write_artifact
 from rfdetr_repro.export.contract import Array, check_images, content_of
 from rfdetr_repro.export.onnx.nms import MOST
 from rfdetr_repro.model.detector import Outputs
@@ -29,7 +29,6 @@ from rfdetr_repro.spec.files import sha256_bytes
 
 from .counters import flopcountermode
 
-FORMAT = "module"
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -53,7 +52,7 @@ def write_recipe(entry: Entry, request: ExportRequest) -> Artifact:
         outputs=tuple(TensorSpec(name, (), dtype) for name, dtype in names),
         params=sum(parameter.numel() for parameter in module.parameters()),
         flops=int(flopcountermode(module, images).flops),
-        format=FORMAT,
+        format=MODULE,
         packages=versions | {"star": entry.baseline.torch_only},
     )
     return write_artifact(request.path, content, manifest)
@@ -72,7 +71,7 @@ class ModuleSession(Session):
         """Builds the module that the recipe names, with seeded random weights; ``threads`` CPU
         threads are used during :meth:`launch`.
         """
-        recipe = json.loads(content_of(artifact, FORMAT))
+        recipe = json.loads(content_of(artifact, MODULE))
         device = choose_device()
         module = catalog.module(recipe["model"], recipe["form"])
         self.manifest = artifact.manifest

@@ -30,7 +30,8 @@ RESIZE_RULE = ANTIALIASED
 LETTERBOX_RULE = LETTERBOX
 OPEN_BATCH = "dynamic"
 MOST_IMAGES = 4096  # largest batch
-FORMATS = ("onnx", "torch", *OF_ENGINES)
+MODULE = "module"  # what builds a model that no file can be made of, in PyTorch
+FORMATS = ("onnx", "torch", MODULE, *OF_ENGINES)
 CONTRACTS = ("decoded", "upstream")
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 

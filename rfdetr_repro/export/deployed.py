@@ -22,7 +22,7 @@ from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.model_source import ENGINES, ModelSource, run_weights
 from rfdetr_repro.spec.resize_rules import with_antialias
 
-from .artifact import Artifact, ArtifactMeta, has_manifest, load_artifact, manifest_path
+from .artifact import MODULE, Artifact, ArtifactMeta, has_manifest, load_artifact, manifest_path
 from .trial import tried
 
 if TYPE_CHECKING:
@@ -267,4 +267,4 @@ def adopted(path: Path, folder: Path, facts: FileFacts) -> Artifact:
 def backend_of_file(artifact: Artifact) -> str:
     """The runtime that runs the file itself: an engine's own, PyTorch, or ONNX Runtime."""
     kind = artifact.manifest.format
-    return {"onnx": "onnxruntime", "module": "torch"}.get(kind, kind)
+    return {"onnx": "onnxruntime", MODULE: "torch"}.get(kind, kind)

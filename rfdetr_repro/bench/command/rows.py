@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfdetr_repro.data.source import source_of
-from rfdetr_repro.export.artifact import has_manifest
+from rfdetr_repro.export.artifact import MODULE, has_manifest
 from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.labels import labels_given
@@ -251,7 +251,7 @@ def _opener(
     from rfdetr_repro.runtime.backends import open_session
 
     def open_build(build: int) -> Any:
-        if artifact.manifest.format == "module":
+        if artifact.manifest.format == MODULE:
             if backend != "torch":
                 name = _title(artifact)
                 star = artifact.manifest.packages["star"]
