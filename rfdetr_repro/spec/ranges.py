@@ -4,12 +4,16 @@ spent.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .errors import InputError, nearest
 
 Range = tuple[float, float]  # lowest and highest value, both allowed
+# Unicode's controls, halves of pairs, and separators of lines and of paragraphs
+_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
+_UNSEEN = {"Cf", "Zs"}  # joiners and marks of direction, and spaces
 
 
 def check_ranges(
@@ -51,8 +55,14 @@ def plain_digits(text: str) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether the value is a text of printable characters that is not blank."""
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+    """Whether the value is a text that can be read: not blank, and without line breaks and other
+    control characters. The joiners and marks of direction of Persian, Hindi or Hebrew names and
+    unbreakable spaces are allowed, although Python does not call them printable.
+    """
+    if not isinstance(value, str):
+        return False
+    kinds = {unicodedata.category(one) for one in value}
+    return bool(kinds - _UNSEEN) and not kinds & _NO_TEXT
 
 
 def check_classes(names: Sequence[str], category_ids: Sequence[int]) -> None:
