@@ -322,7 +322,7 @@ def refuse(given: Mapping[str, object], when: str) -> None:
     """
     for name, value in given.items():
         if value is not None:
-            raise InputError(f"{name} has no meaning {when}", hint="leave one of them out")
+            raise InputError(f"{name} has no meaning {when}", hint=f"leave {name} out")
 
 
 def _check_writable(target: Path, folder: Path) -> None:
