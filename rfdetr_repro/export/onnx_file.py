@@ -7,6 +7,7 @@ folder, and together no larger than a protobuf message may be.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +27,15 @@ def load(path: str | Path) -> onnx.ModelProto:
     is missing or broken.
     """
     with open_input(Path(path)) as stream:
-        content = stream.read(LARGEST_BYTES + 1)
-    refuse_stand_in(content[:256], path)
-    if len(content) > LARGEST_BYTES:
-        raise InputError(
-            "the model has more than 2 GB",
-            path,
-            "export the model with external data, or in float16",
-        )
+        head = stream.read(256)
+        refuse_stand_in(head, path)
+        if os.fstat(stream.fileno()).st_size > LARGEST_BYTES:  # told before the file takes memory
+            raise InputError(
+                "the model has more than 2 GB",
+                path,
+                "export the model with external data, or in float16",
+            )
+        content = head + stream.read()
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node:
