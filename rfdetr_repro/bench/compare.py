@@ -199,7 +199,8 @@ def _key(record: Record) -> Key:
 
 def _model(record: Record) -> tuple[object, ...]:
     model = record.model
-    return model.family, model.name, model.task, model.size, model.variant, model.arch
+    named = (model.family, model.name, model.task, model.size, model.variant, model.arch)
+    return *named, model.backbone
 
 
 def _name(record: Record) -> str:

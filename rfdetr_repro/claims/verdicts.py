@@ -138,11 +138,13 @@ def _scale(comparison: Comparison, pair: Pair) -> Scale:
 
 
 def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Finding:
-    effect = (
-        _ap_effect(pairs)
-        if comparison.measure == AP
-        else _latency_effect(pairs, _tail_change if comparison.measure == TAIL else _change)
-    )
+    if comparison.measure == AP:
+        effect = _ap_effect(pairs)
+    else:
+        steady = [pair for pair in pairs if _is_steady(pair)] or pairs
+        change = _tail_change if comparison.measure == TAIL else _change
+        effect = _latency_effect(steady, change, len(pairs) - len(steady))
+        pairs = steady
     if effect.low is None or effect.high is None:
         return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
     if comparison.of_training and not effect.seeds:
@@ -209,8 +211,17 @@ def _tail_change(pair: Pair) -> float:
     return 100 * (second - first)
 
 
-def _latency_effect(pairs: Sequence[Pair], change: Callable[[Pair], float]) -> Effect:
-    """The mean change of a latency in percent, over files."""
+def _is_steady(pair: Pair) -> bool:
+    """Whether both medians have an interval, which an unsteady machine does not allow."""
+    return all(record.as_latency().latency.ci_low_ms is not None for record in pair[:2])
+
+
+def _latency_effect(
+    pairs: Sequence[Pair], change: Callable[[Pair], float], unsteady: int
+) -> Effect:
+    """The mean change of a latency in percent, over files. ``unsteady``: number of files that were
+    left out.
+    """
     changes = [change(pair) for pair in pairs]
     sessions = {
         record.latency.session
@@ -223,6 +234,8 @@ def _latency_effect(pairs: Sequence[Pair], change: Callable[[Pair], float]) -> E
     if len(changes) < FEWEST_SEEDS or found.low is None:
         return Effect(found.value, None, None, f"{plural(len(changes), 'file')}: no interval")
     told = f"interval over {len(changes)} files of {stated}"
+    if unsteady:
+        told += f"; left out: {plural(unsteady, 'file')}, measured on an unsteady machine"
     return Effect(found.value, found.low, found.high, told)
 
 

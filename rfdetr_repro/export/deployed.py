@@ -5,6 +5,7 @@ another program after its adoption, weights after their export, a run folder by 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -132,8 +133,9 @@ def file_of_run(folder: Path) -> tuple[Path, str]:
     """The file that a run folder stands for where a deployed model is needed, and a sentence that
     says which file it is and why.
 
-    The first of: the most accurate file that a budget chose (``best-5ms.onnx``); the measured file
-    with the highest AP on val, fine-tuned files included; the weights of the run. Raises
+    The first of: the most accurate file that a budget chose (``best-5ms.onnx``), or that of the
+    largest budget where no Record holds an AP; the measured file with the highest AP on val,
+    fine-tuned files included; the weights of the run. Raises
     :class:`InputError` for a folder with none of them.
     """
     aps = _measured_aps(folder)
@@ -146,9 +148,19 @@ def file_of_run(folder: Path) -> tuple[Path, str]:
             ap = percent(aps[artifacts[best]])
             return best, f"{best}, {why}, with the highest AP on val ({ap})"
     if chosen:
-        return max(chosen), f"{max(chosen)}, chosen under a budget"
+        largest = max(chosen, key=lambda path: (_budget_ms(path), str(path)))
+        return largest, f"{largest}, chosen under the largest budget; no Record holds its AP"
     found = run_weights(folder)
     return found, f"{found}, the weights of the run, because the folder holds no measured file"
+
+
+def _budget_ms(path: Path) -> float:
+    """The budget in the name of a chosen file, such as ``best-5ms-p95.onnx``; 0 without one."""
+    found = re.match(r"best-([0-9.e+-]+)ms", path.name)
+    try:
+        return float(found[1]) if found else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _measured_aps(folder: Path) -> dict[str, float]:

@@ -315,7 +315,8 @@ def whole_groups(records: Iterable[Record], expected: int) -> tuple[list[list[Re
     groups: dict[How, list[Record]] = {}
     for record in records:
         model = record.model
-        identity = (model.family, model.name, model.task, model.size, model.variant, model.arch)
+        named = (model.family, model.name, model.task, model.size, model.variant)
+        identity = (*named, model.arch, model.backbone)
         groups.setdefault((*identity, *_how(record)), []).append(record)
     complete = []
     short = []

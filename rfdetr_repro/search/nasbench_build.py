@@ -18,7 +18,7 @@ import numpy as np
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.source import DataSource
-from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
+from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, average_precision
 from rfdetr_repro.evaluation.shared_matches import SharedMatcher
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
@@ -125,16 +125,6 @@ def evaluated(
     detections = shared_detections(detector, split, group, masks=True)
     found = {kind: matcher.matches(detections, kind) for kind in KINDS}
     return {arch: ranked_of([found[kind][arch] for kind in KINDS], objects) for arch in group}
-
-
-def ranked_alone(
-    detections: Sequence[ImageDetections], matcher: SharedMatcher, objects: Objects
-) -> tuple[Ranked, list[float]]:
-    """The same for the detections of one architecture."""
-    return ranked_of(
-        [matcher.matches({0: detections}, kind)[0] for kind in KINDS],
-        objects,
-    )
 
 
 def ranked_of(found: Sequence[Matches], objects: Objects) -> tuple[Ranked, list[float]]:

@@ -27,6 +27,7 @@ from rfdetr_repro.spec.arguments import (
     input_path,
     label,
     output_folder,
+    refuse,
     whole,
 )
 from rfdetr_repro.spec.backbones import (
@@ -231,6 +232,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command ``python -m rfdetr_repro.train``."""
     args = parser().parse_args(argv)
     args.data = source_of(args, ("train", "val"), needed=False)
+    if not (args.wandb or args.mlflow):
+        refuse({"--project": args.project}, "without --wandb or --mlflow")
     _choose_model(args)
     row = PICO if args.size == AUTO else preset(args.size)
     space, config = _recipe(args.size, args.fixed)

@@ -125,7 +125,7 @@ def test_quick_takes_less_and_says_so() -> None:
 
 # -- with files that run ---------------------------------------------------------------------------
 
-FAST = ["--buffer-ms", "0", "--samples", "32", "--builds", "1", "--threads", "1", "--no-twice"]
+FAST = ["--samples", "32", "--builds", "1", "--threads", "1", "--no-twice"]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[object, str]:
 
 
 def run(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str) -> tuple[int, str, str]:
-    code = run_main(command.main, [*arguments, *FAST, "--out", str(out)])
+    wait = [] if "--batch" in arguments else ["--buffer-ms", "0"]  # batches are sustained
+    code = run_main(command.main, [*arguments, *wait, *FAST, "--out", str(out)])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

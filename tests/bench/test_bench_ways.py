@@ -76,6 +76,8 @@ def test_both_ways_of_pytorch_are_two_backends(
             ("--spin-ms", "20", "--backend", "tensorrt", "--protocol", "sustained"),
             "sustained has no wait",
         ),
+        (("--protocol", "sustained"), "--buffer-ms has no meaning where the buffered mode is not"),
+        (("--campaign", "buffer-sweep", "--buffer-ms", "5"), "a campaign that sweeps over waits"),
         # QUICK waits 0 ms
         (("--spin-ms", "20", "--backend", "tensorrt"), "20 ms of spinning do not fit"),
         (("--flush-l2", "--backend", "tensorrt", "--protocol", "all"), "leave no time to flush"),

@@ -85,6 +85,14 @@ def test_sessions_of_one_model_are_seldom_told_apart(tmp_path: Path) -> None:
     assert sum(word in ("FASTER", "SLOWER") for word in words) <= 3
 
 
+def test_another_backbone_is_another_model(tmp_path: Path) -> None:
+    model = fixed_record().model
+    old = store(tmp_path / "a", 10.0)
+    new = store(tmp_path / "b", 12.0, model=replace(model, backbone="dinov3-pico"))
+    found = {pair.reason for pair in compare_stores(old, new) if pair.verdict is None}
+    assert found == {"not in the old store", "not in the new store"}
+
+
 def test_samples_set_aside_do_not_count(tmp_path: Path) -> None:
     old = store(tmp_path / "a", 10.0)
     new = store(tmp_path / "b", 10.0, seed=1)

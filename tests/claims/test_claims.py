@@ -264,7 +264,13 @@ def timed(file: int, mode: str, ms: float, split: str = "val") -> Record:
         ModelId("rfdetr", "rfdetr", arch=Arch.parse(BASE)),
         data=replace(VAL, split=split),
         artifact=ArtifactId(sha256, sha256, "onnxruntime-cpu", "fp32", 1),
-        latency=Latency(ms, artifact_sha256=sha256, session="one"),
+        latency=Latency(
+            ms,
+            ci_low_ms=0.9 * ms,
+            ci_high_ms=1.1 * ms,
+            artifact_sha256=sha256,
+            session="one",
+        ),
         protocol=Protocol(mode=mode, buffer_ms=wait),
         machine=Machine("a processor", 2, 8.0, "Linux"),
     )
@@ -287,6 +293,25 @@ def test_latencies_of_one_file_count_once_and_are_relative():
     assert "4 files of 1 session" in found.reason
     few = finding([one for one in records if one.artifact.sha256 < f"{2:064x}"], "9.1")
     assert few.word == UNDECIDED and few.effect.low is None
+
+
+def test_files_measured_on_an_unsteady_machine_decide_nothing():
+    records = [
+        timed(file, mode, ms)
+        for mode, times in (("sustained", [2.0, 4.0, 8.0, 5.0]), ("buffered", [1.8, 3.5, 7.4, 9.0]))
+        for file, ms in enumerate(times)
+    ]
+    *steady, last = records
+    unsteady = replace(last, latency=replace(last.latency, ci_low_ms=None, ci_high_ms=None))
+    assert finding(records, "9.1").word == UNDECIDED
+    found = finding([*steady, unsteady], "9.1")
+    assert found.pairs == 3 and found.word == HOLDS
+    assert "left out: 1 file, measured on an unsteady machine" in found.reason
+    nothing = [
+        replace(one, latency=replace(one.latency, ci_low_ms=None, ci_high_ms=None))
+        for one in records
+    ]
+    assert finding(nothing, "9.1").pairs == 4
 
 
 def test_the_slowest_tenth_is_compared_relative_to_the_median_where_it_is_stated():
@@ -376,7 +401,7 @@ def test_the_records_of_the_package_answer_some_claims():
         "embedded-thermal val, 100 synthetic images; 500 steps from the pico backbone": UNDECIDED,
     }
     tuned = [one for one in found["3"].findings if one.comparison.id == "3.1"]
-    assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.low > 0 for one in tuned)
+    assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.value > 0 for one in tuned)
     (stretched,) = [one for one in found["5"].findings if one.comparison.id == "5.1"]
     assert stretched.word == HOLDS and stretched.pairs == 3 and found["10"].word == NOT_RUN
     (order,) = [one for one in found["8"].findings if one.comparison.id == "8.4"]

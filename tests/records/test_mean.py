@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rfdetr_repro.paper.cells import table_rows
-from rfdetr_repro.records.aggregate import main, mean_of
+from rfdetr_repro.records.aggregate import main, mean_of, whole_groups
 from rfdetr_repro.records.record import (
     MEAN,
     Accuracy,
@@ -309,6 +309,15 @@ def test_several_files_of_one_model_on_one_data_set(
 
     code, _, err = run(capsys, runs(records))
     assert code == 2 and "several files on set-05" in err
+
+
+def test_models_that_differ_in_the_backbone_alone_are_no_group() -> None:
+    one, other = (measured(number, "test", 0.5, 3.0, model="m") for number in range(2))
+    dinov3 = replace(other, model=replace(other.model, backbone="dinov3-pico"))
+    complete, short = whole_groups([one, dinov3], 2)
+    assert complete == [] and len(short) == 2
+    complete, short = whole_groups([one, other], 2)
+    assert complete == [[one, other]] and short == []
 
 
 def test_the_hashes_of_a_mean_follow_its_parts() -> None:

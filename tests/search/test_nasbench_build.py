@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.studies import nasbench_alone
+from benchmarks.studies.nasbench_alone import alone, differences, main, part_inputs
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.source import DataSource
-from rfdetr_repro.evaluation.coco import CocoEvaluator, images_by_id
+from rfdetr_repro.evaluation.coco import images_by_id
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.model.checkpoints.native import load_supernet
-from rfdetr_repro.nasbench.bench import CHECKOUT, Answer, NasBench
+from rfdetr_repro.nasbench.bench import CHECKOUT, NasBench
 from rfdetr_repro.nasbench.columns import Part, parts
 from rfdetr_repro.nasbench.space import SPACE
 from rfdetr_repro.search.nasbench_build import BuildRequest
@@ -31,16 +34,6 @@ FEW = SearchSpace((80, 96), (16,), (1,), (0, 2), (7, 25))
 def split_in(data: Path, name: str = "val") -> CocoSplit:
     _, card, _ = load_supernet(PICO_WEIGHTS)
     return read_split(data, name, ClassMap(card.category_ids, card.class_names))
-
-
-def alone(arch: Arch, split: CocoSplit, checkpoint: Path = PICO_WEIGHTS) -> tuple[float, float]:
-    """AP of boxes and masks by the evaluator of the product, of the stand-alone subnet."""
-    detector, _, _ = load_supernet(checkpoint)
-    found = single_detections(detector.slice(arch), split, masks=True, arch=arch)
-    evaluator = CocoEvaluator(split)
-    boxes, masks = (evaluator.accuracy(found, kind).ap for kind in ("bbox", "segm"))
-    assert boxes is not None and masks is not None
-    return boxes, masks
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +57,9 @@ def test_answers_equal_ordinary_evaluations(data: Path, part: Part, tmp_path: Pa
     part.write(tmp_path / "seed3-val.npz")
     bench = NasBench.load(tmp_path)
     split = split_in(data)
+    detector, _, _ = load_supernet(PICO_WEIGHTS)
     for arch in list(FEW)[::5]:
-        boxes, masks = alone(arch, split)
+        boxes, masks = alone(arch, detector, split)
         assert boxes > 0.1
         # the sums of shared and single passes may differ in the last bits
         assert bench.query(arch, seed=3).ap == pytest.approx(boxes, abs=1e-9)
@@ -146,11 +140,37 @@ def test_fifty_random_configurations_of_the_published_benchmark(split: str, tmp_
     if (0, split) not in bench.parts:
         pytest.skip(f"results/nasbench does not hold seed 0 on {split}")
     folder = write_embedded(tmp_path / "data", EmbeddedConfig())  # the digest counts train images
-    data = split_in(folder, split)
-    assert data.sha256 == bench.part(0, split).about["split_sha256"]
-    data.cache_images()
-    for arch in random.Random(0).sample(list(SPACE), 50):
-        boxes, masks = alone(arch, data)
-        assert bench.query(arch, split=split) == Answer(
-            pytest.approx(boxes, abs=BOUND), pytest.approx(masks, abs=BOUND), len(data), len(data)
-        )
+    part = bench.part(0, split)
+    detector, images = part_inputs(part, PICO_WEIGHTS, DataSource(folder), split)
+    archs = random.Random(0).sample(list(SPACE), 50)
+    found = differences(bench, 0, split, detector, images, archs)
+    assert len(found) == 50
+    assert max(one.largest for one in found.values()) < BOUND
+
+
+def test_the_study_compares_architectures_alone_with_the_benchmark(
+    data: Path,
+    part: Part,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nasbench_alone, "SPACE", FEW)
+    given = ["--folder", str(tmp_path), "--data", str(data), "--seed", "3", "--count", "2"]
+    part.write(tmp_path / "seed3-val.npz")
+    main(given)
+    assert "seed 3, val: 2 architectures alone" in capsys.readouterr().out
+    changed = dataclasses.replace(part, ap=part.ap + np.array([0.25, 0.0]))
+    changed.write(tmp_path / "seed3-val.npz")
+    main(given)
+    assert "0 of them equal to 1e-12; largest difference of AP 2.5e-01" in capsys.readouterr().out
+
+
+def test_the_study_refuses_other_weights_and_other_images(
+    data: Path, part: Part, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(part, about={**part.about, "checkpoint_sha256": "0" * 64})
+    with pytest.raises(InputError, match="these weights did not build this part"):
+        part_inputs(other, PICO_WEIGHTS, DataSource(data), "val")
+    with pytest.raises(InputError, match="the split test is not the one"):
+        part_inputs(part, PICO_WEIGHTS, DataSource(data), "test")

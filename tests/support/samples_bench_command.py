@@ -18,7 +18,8 @@ from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.runtime import backends
 from rfdetr_repro.spec.errors import InputError, run_main
 
-QUICK = ["--samples", "16", "--buffer-ms", "0", "--builds", "2"]
+FEW = ["--samples", "16", "--builds", "2"]
+QUICK = [*FEW, "--buffer-ms", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,8 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> tuple[int, str, str]:
-    code = run_main(main, [*arguments, *QUICK, "--out", str(folder / "out" / "s.jsonl")])
+    short = FEW if "buffer-sweep" in arguments else QUICK  # the sweep has waits of its own
+    code = run_main(main, [*arguments, *short, "--out", str(folder / "out" / "s.jsonl")])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -224,6 +224,15 @@ def test_the_command_sends_to_all_that_were_asked_for(
     assert wandb.started[0]["name"] == "run" and wandb.points[0][0] == 1
 
 
+def test_a_project_without_a_tracker_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(folder), "--out", str(tmp_path / "run"), "--project", "p"]
+    assert run_main(command.main, [*given, "--tensorboard"]) == 2
+    assert "--project has no meaning without --wandb or --mlflow" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
 )

@@ -228,8 +228,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--buffer-ms",
         type=number(*REAL["buffer_ms"]),
-        default=Protocol.buffer_ms,
-        help="wait before each sample of the buffered mode, in ms",
+        help="wait before each sample of the buffered mode, in ms (default: "
+        f"{Protocol.buffer_ms:g})",
     )
     how.add_argument(
         "--spin-ms",

@@ -88,6 +88,10 @@ def _check_modes(args: argparse.Namespace) -> None:
     if args.campaign is not None:
         refuse({"--protocol": args.protocol}, "with --campaign, which has a protocol of its own")
         modes = ("buffered",)
+    if args.campaign == "buffer-sweep":
+        refuse({"--buffer-ms": args.buffer_ms}, "with a campaign that sweeps over waits")
+    if "buffered" not in modes:
+        refuse({"--buffer-ms": args.buffer_ms}, "where the buffered mode is not measured")
     if "sustained" not in modes:
         refuse({"--seconds": args.seconds}, "where the sustained mode is not measured")
     if "paced" not in modes:

@@ -50,10 +50,11 @@ def _of_threads(args: argparse.Namespace, threads: int) -> list[Protocol]:
     samples = args.samples or usual
     most = samples if args.quick else max(samples, Protocol.max_samples)
     builds = args.builds or (QUICK_BUILDS if args.quick else BUILDS)
-    wait_s = samples * args.buffer_ms / 1e3
+    buffer_ms = Protocol.buffer_ms if args.buffer_ms is None else args.buffer_ms
+    wait_s = samples * buffer_ms / 1e3
     base = Protocol(
         scope=args.scope,
-        buffer_ms=args.buffer_ms,
+        buffer_ms=buffer_ms,
         min_samples=samples,
         max_samples=samples if args.formal else most,
         timeout_s=max(Protocol.timeout_s, 3 * wait_s),
