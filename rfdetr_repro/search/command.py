@@ -147,6 +147,13 @@ def parser() -> argparse.ArgumentParser:
         help="fraction of the images in the first stage, which has at least 30 images (default: "
         "0.05)",
     )
+    add(
+        "--loss",
+        type=number(0, 1, "[)"),
+        help="part of the frontier's hypervolume that all dropped backbones together may cost, by "
+        "the sum of what each costs at most in 95 %% of the resamples; 0 drops no backbone "
+        "(default: 0.01)",
+    )
     deployment = arguments.add_argument_group("deployment")
     add = deployment.add_argument
     add_deployment(add)
@@ -193,7 +200,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
     if asked is None:
         refuse({"--tolerance": args.tolerance}, "without --targets-ms")
     targets = None if asked is None else Targets.parse(asked, args.tolerance or TOLERANCE)
-    of_race = {name: getattr(args, name) for name in ("first", "confidence", "margin")}
+    of_race = {name: getattr(args, name) for name in ("first", "confidence", "margin", "loss")}
     if args.strategy != "race":
         refuse({f"--{name}": value for name, value in of_race.items()}, "without --strategy race")
     rules = Rules(**{name: value for name, value in of_race.items() if value is not None})

@@ -203,6 +203,7 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "--confirm-on",
             "--confidence",
             "--margin",
+            "--loss",
             "--first",
             "--backend",
             "--precision",

@@ -316,6 +316,7 @@ def test_the_command_refuses_in_its_own_words(
         (["--targets-ms", ""], "'' is not a list of latencies"),
         (["--tolerance", "0.2"], "--tolerance has no meaning without --targets-ms"),
         (["--margin", "0.01"], "--margin has no meaning without --strategy race"),
+        (["--loss", "0"], "--loss has no meaning without --strategy race"),
     ):
         assert run_main(command.main, [*given, *more]) == 2
         captured = capsys.readouterr()

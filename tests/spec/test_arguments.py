@@ -235,6 +235,7 @@ COMMANDS = {
         "tolerance": ["0", "1", "nan"],
         "confidence": ["1", "nan"],
         "margin": ["nan", "-1", "inf"],
+        "loss": ["1", "-0.1", "nan"],
         "first": ["0", "2", "nan"],
         "metric": ["app", "latency"],
         "backend": ["torch", "odd"],
