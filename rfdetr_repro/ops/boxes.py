@@ -20,13 +20,6 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 
-def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Corners to centre/size, (..., 4) -> (..., 4)."""
-    low = boxes_xyxy[..., :2]
-    high = boxes_xyxy[..., 2:]
-    return torch.cat([(low + high) * 0.5, high - low], dim=-1)
-
-
 def box_area(boxes_xyxy: Tensor) -> Tensor:
     """Area, (..., 4) -> (...); a box with a negative side (right < left) has area 0."""
     size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
@@ -58,24 +51,16 @@ def _generalise(iou: Tensor, union: Tensor, a_xyxy: Tensor, b_xyxy: Tensor) -> T
     return iou - _ratio(hull - union, hull)
 
 
-def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Every box against every other: (..., N, 4), (..., M, 4) -> IoU in 0..1 and union area, both
-    (..., N, M).
-    """
-    return _overlap(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :])
-
-
-def pairwise_giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
-    """Every box against every other: (..., N, 4), (..., M, 4) -> GIoU in -1..1, (..., N, M)."""
-    return paired_giou(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :])
-
-
 def paired_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
-    """Box i against other i: (..., 4), (..., 4) -> IoU in 0..1, (...)."""
+    """Box i against other i; leading axes are broadcast: (..., 4), (..., 4) -> IoU in 0..1,
+    (...).
+    """
     return _overlap(boxes_xyxy, others_xyxy)[0]
 
 
 def paired_giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
-    """Box i against other i: (..., 4), (..., 4) -> GIoU in -1..1, (...)."""
+    """Box i against other i; leading axes are broadcast: (..., 4), (..., 4) -> GIoU in -1..1,
+    (...).
+    """
     iou, union = _overlap(boxes_xyxy, others_xyxy)
     return _generalise(iou, union, boxes_xyxy, others_xyxy)

@@ -206,18 +206,6 @@ def frontiers(
     }
 
 
-def best_under(records: Iterable[Record], budget_ms: float, y: str = "ap") -> Record | None:
-    """The Record with the best ``y`` and a latency of at most ``budget_ms``; of equal Records the
-    faster. ``None`` if all are slower.
-    """
-    kept = [
-        record
-        for record in frontier(records, "latency", y)
-        if METRICS["latency"].cost(record) <= budget_ms
-    ]
-    return kept[-1] if kept else None  # along a frontier the slowest is the best
-
-
 def _front(records: Sequence[Record], along: Metric, up: Metric) -> list[Record]:
     front: list[Record] = []
     # stable: of equal Records the first comes first

@@ -116,13 +116,6 @@ def median_of(series: Series) -> Median:
     return Median(ms, Interval(ms / factor, ms * factor), spread, seen)
 
 
-def median_interval(samples: Samples) -> Interval | None:
-    """95 % interval of the median of neighbouring samples of one build, in order of time; None
-    where there are too few samples.
-    """
-    return pooled_interval(Series.of(samples))
-
-
 def pooled_interval(series: Series) -> Interval | None:
     """95 % interval of the median over builds and blocks; None where there are too few."""
     return median_of(series).interval

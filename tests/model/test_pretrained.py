@@ -15,7 +15,7 @@ import torch
 from filled import fill
 from samples_released import described, small_released
 
-from rfdetr_repro.model.checkpoints.container import arguments, model_state, read_container
+from rfdetr_repro.model.checkpoints.container import arguments, chosen_weights, read_container
 from rfdetr_repro.model.checkpoints.layouts import ENCODER, from_dinov2, layout_of
 from rfdetr_repro.model.checkpoints.native import load_supernet, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import (
@@ -145,7 +145,7 @@ def test_wrappings_of_a_state_dict(tmp_path: Path, wrap: str) -> None:
     torch.save(content, tmp_path / "wrapped.pth")
     if wrap == "bare":
         read = read_container(tmp_path / "wrapped.pth")
-        assert model_state(read, "x").keys() == released.keys() and arguments(read) == {}
+        assert chosen_weights(read, "x")[0].keys() == released.keys() and arguments(read) == {}
     else:
         again, _, _ = load_pretrained(tmp_path / "wrapped.pth")
         assert torch.equal(again.decoder.query_feat, detector.decoder.query_feat)

@@ -11,7 +11,6 @@ from samples_run import protocol_record, run_records, search_record
 from rfdetr_repro.paper.published import published_records
 from rfdetr_repro.records.pareto import (
     METRICS,
-    best_under,
     confirmed_points,
     frontier,
     frontiers,
@@ -73,12 +72,6 @@ def test_against_brute_force():
             if not any((a <= x and b >= y) and (a < x or b > y) for a, b in points)
         }
         assert shape(frontier([point(*values) for values in points])) == sorted(expected)
-        for budget in (0, grid / 2, grid):
-            best = best_under([point(*values) for values in points], budget)
-            affordable = [(y, -x) for x, y in points if x <= budget]
-            assert (best and (best.accuracy.ap, -best.latency.median_ms)) == max(
-                affordable, default=None
-            )
 
 
 def test_the_direction_belongs_to_the_metric():
@@ -113,8 +106,6 @@ def test_a_front_never_mixes_backends_or_images(other):
     records = [point(1, 0.1), other]
     with pytest.raises(InputError, match="cannot mix"):
         frontier(records)
-    with pytest.raises(InputError, match="cannot mix"):
-        best_under(records, 10)
     assert [len(front) for front in frontiers(records).values()] == [1, 1]
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from rfdetr_repro.records.samples import BLOCK, Series
 from rfdetr_repro.records.statistics import (
+    Interval,
     compare,
     compare_series,
     compare_sessions,
-    median_interval,
     median_of,
     pooled_interval,
     samples_needed,
@@ -54,6 +54,10 @@ def test_summary() -> None:
     )
 
 
+def interval_of(samples: np.ndarray) -> Interval | None:
+    return pooled_interval(Series.of(samples))
+
+
 def test_one_slow_sample_moves_the_mean_not_the_median() -> None:
     samples = np.full(65, 4.0)
     samples[0] = 400.0
@@ -63,17 +67,15 @@ def test_one_slow_sample_moves_the_mean_not_the_median() -> None:
 def test_interval_is_reproducible_and_narrows() -> None:
     few = noisy(10.0, 64, 1)
     many = noisy(10.0, 2048, 1)
-    assert median_interval(few) == median_interval(few)
-    widths = [
-        interval.high - interval.low for interval in (median_interval(few), median_interval(many))
-    ]
+    assert interval_of(few) == interval_of(few)
+    widths = [interval.high - interval.low for interval in map(interval_of, (few, many))]
     assert widths[1] < widths[0] / 3
 
 
 @pytest.mark.parametrize("count", [1, BLOCK, (LEAST_BLOCKS - 1) * BLOCK])
 def test_too_few_samples_have_no_interval_and_no_verdict(count: int) -> None:
     samples = noisy(10.0, count, 1)
-    assert median_interval(samples) is None
+    assert interval_of(samples) is None
     latency = summarise(samples, stop_reason="x", sustained=False)
     assert latency.ci_low_ms is latency.ci_high_ms is latency.num_blocks is None
     assert (
@@ -85,7 +87,7 @@ def test_too_few_samples_have_no_interval_and_no_verdict(count: int) -> None:
         and verdict.interval_ms is None
         and "at least 4" in verdict.reason
     )
-    assert median_interval(noisy(10.0, LEAST_BLOCKS * BLOCK, 1)) is not None
+    assert interval_of(noisy(10.0, LEAST_BLOCKS * BLOCK, 1)) is not None
 
 
 def test_what_says_nothing_gives_no_interval_instead_of_an_endless_one() -> None:

@@ -102,11 +102,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 # -- weights ---------------------------------------------------------------------------------------
 
 
-def model_state(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The model's tensors inside ``content``; see :func:`chosen_weights`."""
-    return chosen_weights(content, path)[0]
-
-
 def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str, Tensor], str]:
     """The model's tensors, without the prefixes of wrappers, and a note for the user that states
     which weights were chosen; the note is empty where there was no choice.
