@@ -60,6 +60,9 @@ def test_every_value_of_the_stored_lines_is_in_its_column():
         for path, value in by_path(line).items():
             if path.endswith("resampled.aps"):
                 continue
+            if path == "latency.builds":  # a list as JSON; the order of its keys says nothing
+                assert json.loads(row[path]) == json.loads(value)
+                continue
             assert row[path] == value, path
         said = {name for name in table.columns if not pandas.isna(row[name])}
         # a field of later versions has the value that earlier versions implied
