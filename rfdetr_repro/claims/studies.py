@@ -19,6 +19,9 @@ CONVNEXT = "random convnext-pico"
 COPIES = "2 windows, a class token in each"
 ONE_TOKEN = "2 windows, one class token"
 UNRANKED = "queries dropped at random"
+FLOAT32 = "float32"
+HALF_17 = "FP16 from opset 17"
+HALF_16 = "FP16 from opset 16"
 
 # what the trainings of a study start from: random weights everywhere, the backbone of the packaged
 # weights and random weights elsewhere, or the packaged weights as a whole
