@@ -34,6 +34,7 @@ from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.export.artifact import Artifact, load_artifact, write_artifact
 from rfdetr_repro.export.float16 import inline_constants
+from rfdetr_repro.export.onnx_file import load, opset_of
 from rfdetr_repro.records.record import Accuracy, DataId, ModelId, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
@@ -94,16 +95,17 @@ def _written_out(
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that computes in float32 with every weight and every operator's result rounded to
-    float16; values beyond its range become infinite. The names of inputs and outputs stay.
+    float16; values beyond its range become infinite. The names of inputs and outputs stay. Raises
+    :class:`InputError` where the type of a result cannot be inferred.
     """
     copy = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     graph = copy.graph
     inline_constants(graph)
-    floats = {
-        one.name
-        for one in (*graph.value_info, *graph.output)
-        if one.type.tensor_type.elem_type == TensorProto.FLOAT
-    }
+    types = {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        if any(name and not types.get(name) for name in node.output):
+            raise InputError(f"the type of the results of {node.op_type} {node.name} is unknown")
+    floats = {name for name, type_ in types.items() if type_ == TensorProto.FLOAT}
     for one in graph.initializer:
         if one.data_type == TensorProto.FLOAT:
             with np.errstate(over="ignore"):
@@ -136,8 +138,17 @@ def _casts(source: str, target: str) -> list[onnx.NodeProto]:
 
 
 def forms_of(artifact: Artifact, folder: Path) -> list[Artifact]:
-    """The artifact in all FORMS; files are written to ``folder``."""
-    model = onnx.load(artifact.path)
+    """The artifact in all FORMS; files are written to ``folder``. Raises :class:`InputError` for a
+    file that is not float32 of opset 17, or has no LayerNormalization.
+    """
+    model = load(artifact.path)
+    if artifact.manifest.precision != "fp32" or opset_of(model) != 17:
+        raise InputError(
+            f"the file has the precision {artifact.manifest.precision} and the opset "
+            f"{opset_of(model)}",
+            artifact.path,
+            "give a float32 file of opset 17",
+        )
     if not any(node.op_type == NORM for node in model.graph.node):
         raise InputError(f"the file has no {NORM}, in which the opsets differ", artifact.path)
     found = [artifact]
@@ -163,8 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     source = DataSource(args.data)
     store = Store(args.out)
-    for seed, path in enumerate(args.model):
-        artifact = load_artifact(path)
+    for seed, artifact in enumerate([load_artifact(path) for path in args.model]):
         manifest = artifact.manifest
         split = read_split(
             source, args.split, ClassMap(manifest.category_ids, manifest.class_names)
@@ -173,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             forms = dict(zip(FORMS, forms_of(artifact, Path(folder)), strict=True))
             found = {name: _accuracy(form, split) for name, form in forms.items()}
         told = ", ".join(f"{name} {percent(one.ap)}" for name, one in found.items())
-        print(f"{path.name}: AP {told}", flush=True)
+        print(f"{artifact.path.name}: AP {told}", flush=True)
         training = f"{args.training}; FP16 emulated on a CPU"
         store.extend(
             Record(

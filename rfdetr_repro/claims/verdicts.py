@@ -29,6 +29,7 @@ NOT_RUN = "not run"
 WORDS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
 FEWEST_SEEDS = 3
 ONE_SEED = "one training seed: interval over images only"
+ALL_UNSTEADY = "no file was measured on a machine steady enough for an interval"
 NO_RESAMPLES = "one training seed, and the Records keep no resampled APs: no interval"
 LEAST_AP = 20.0  # points; a margin in points means little for a model that finds next to nothing
 
@@ -141,8 +142,11 @@ def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Fin
     if comparison.measure == AP:
         effect = _ap_effect(pairs)
     else:
-        steady = [pair for pair in pairs if _is_steady(pair)] or pairs
         change = _tail_change if comparison.measure == TAIL else _change
+        steady = [pair for pair in pairs if _is_steady(pair)]
+        if not steady:
+            effect = Effect(sum(map(change, pairs)) / len(pairs), None, None, ALL_UNSTEADY)
+            return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
         effect = _latency_effect(steady, change, len(pairs) - len(steady))
         pairs = steady
     if effect.low is None or effect.high is None:

@@ -135,8 +135,8 @@ def file_of_run(folder: Path) -> tuple[Path, str]:
 
     The first of: the most accurate file that a budget chose (``best-5ms.onnx``), or that of the
     largest budget where no Record holds an AP; the measured file with the highest AP on val,
-    fine-tuned files included; the weights of the run. Raises
-    :class:`InputError` for a folder with none of them.
+    fine-tuned files included; the weights of the run. Raises :class:`InputError` for a folder with
+    none of them.
     """
     aps = _measured_aps(folder)
     artifacts = artifacts_in(folder)

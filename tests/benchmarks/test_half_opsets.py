@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -86,8 +87,19 @@ def test_squares_beyond_the_range_destroy_the_norm_of_opset_16_alone(tmp_path: P
     assert np.abs(run(rounded(without_layer_norms(model)), large) - exact).max() > 0.5
 
 
-def test_a_file_without_the_operator_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "16.onnx"
-    exported(path, 16)
-    with pytest.raises(InputError, match="no LayerNormalization, in which the opsets differ"):
-        forms_of(Artifact(path, None), tmp_path)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("opset", "precision", "told"),
+    [
+        (16, "fp32", "precision fp32 and the opset 16"),
+        (17, "int8", "precision int8 and the opset 17"),
+    ],
+)
+def test_files_of_another_kind_are_refused(
+    opset: int, precision: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    exported(path, opset)
+    manifest = SimpleNamespace(precision=precision)
+    with pytest.raises(InputError, match=told):
+        forms_of(Artifact(path, manifest), tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == [path]

@@ -311,7 +311,9 @@ def test_files_measured_on_an_unsteady_machine_decide_nothing():
         replace(one, latency=replace(one.latency, ci_low_ms=None, ci_high_ms=None))
         for one in records
     ]
-    assert finding(nothing, "9.1").pairs == 4
+    none = finding(nothing, "9.1")
+    assert none.pairs == 4 and none.word == UNDECIDED and none.effect.low is None
+    assert "no file was measured on a machine steady enough" in none.reason
 
 
 def test_the_slowest_tenth_is_compared_relative_to_the_median_where_it_is_stated():
