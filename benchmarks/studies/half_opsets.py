@@ -38,6 +38,7 @@ from rfdetr_repro.export.onnx_file import load, opset_of
 from rfdetr_repro.records.record import Accuracy, DataId, ModelId, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
+from rfdetr_repro.spec.arguments import label, output_file
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.metrics import percent
@@ -169,12 +170,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, nargs="+", required=True, help="float32 ONNX files")
     parser.add_argument("--data", type=Path, required=True, help="the data set")
     parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
-    parser.add_argument("--training", required=True, help='such as "800 steps from random weights"')
-    parser.add_argument("--out", type=Path, required=True, help="store to add the Records to")
+    parser.add_argument(
+        "--training", type=label, required=True, help='such as "800 steps from random weights"'
+    )
+    parser.add_argument("--out", type=output_file, required=True, help="store to add to")
     args = parser.parse_args(argv)
     source = DataSource(args.data)
     store = Store(args.out)
-    for seed, artifact in enumerate([load_artifact(path) for path in args.model]):
+    artifacts = [load_artifact(path) for path in args.model]
+    for artifact in artifacts:
+        if artifact.manifest.model.family != "dfine":
+            raise InputError(
+                f"the claim is about D-FINE, and the file is {artifact.manifest.model.name}",
+                artifact.path,
+                "give files of D-FINE, such as train-rival writes",
+            )
+    for seed, artifact in enumerate(artifacts):
         manifest = artifact.manifest
         split = read_split(
             source, args.split, ClassMap(manifest.category_ids, manifest.class_names)
