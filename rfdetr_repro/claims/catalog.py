@@ -13,7 +13,7 @@ from rfdetr_repro.records.data_sets import FOUND
 from rfdetr_repro.records.record import FINE_TUNING, FIXED, TUNED
 from rfdetr_repro.spec.errors import InputError
 
-from .data_sets import PER_LOCATION, OverDataSets, SizeOnLocations
+from .data_sets import PER_LOCATION, OverDataSets, RivalsOverDataSets, SizeOnLocations
 from .pairs import (
     SHARED,
     STUDY,
@@ -55,6 +55,7 @@ UNITS = {
     PER_LOCATION: "% of the image per patch",
 }
 _RF100 = "rfdetr-repro rf100 --data DIR --out OUT"
+_RIVALS = "rfdetr-repro train-rival --model rfdetr-pico,dfine-pico --data DIR --out OUT"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Comparison:
     id: str
     what: str
     expected: Expected
-    pairing: Pairing | OverDataSets | SizeOnLocations | None
+    pairing: Pairing | OverDataSets | SizeOnLocations | RivalsOverDataSets | None
     measure: str = AP
     of_training: bool = False
     study: str = ""
@@ -435,8 +436,15 @@ CLAIMS: tuple[Claim, ...] = (
                 GAIN,
                 AtEqualLatency(),
                 of_training=True,
-                command="rfdetr-repro train-rival --model rfdetr-pico,dfine-pico --data DIR "
-                "--out OUT",
+                command=_RIVALS,
+            ),
+            Comparison(
+                "11.2",
+                "RF-DETR, against a rival trained alike, at equal latency, over data sets",
+                GAIN,
+                RivalsOverDataSets(),
+                of_training=True,
+                command=_RIVALS,
             ),
         ),
     ),

@@ -1,5 +1,5 @@
-"""Comparisons whose unit of observation is a data set, from the Records of ``rf100``. No torch
-here.
+"""Comparisons whose unit of observation is a data set, from the Records of ``rf100`` and
+``train-rival``. No torch here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rfdetr_repro.records.data_sets import (
     results_of,
 )
 from rfdetr_repro.records.record import Record
+from rfdetr_repro.tables.rivals import comparisons, deciding_split, entries, verdicts
 
 from .pairs import Scale
 
@@ -82,6 +83,52 @@ class SizeOnLocations:
         return found
 
 
+@dataclass(frozen=True)
+class RivalsOverDataSets:
+    """RF-DETR, against each rival trained alike on the same data sets, at equal latency."""
+
+    def across(self, records: Sequence[Record]) -> list[Across]:
+        """For each rival the mean over its data sets of RF-DETR - rival, in points; on each data
+        set the mean over the seeds counts.
+        """
+        of_rival: dict[str, dict[str, _OnDataSet]] = {}
+        for group in comparisons(records).values():
+            data = group[0].data
+            if data is None:
+                continue
+            models = entries(group)
+            split = deciding_split(models)
+            images = next(
+                (one.data.num_images for one in group if one.data and one.data.split == split), None
+            )
+            for one in verdicts(models, split):
+                if one.difference is not None:
+                    gain = 100 * one.difference.value
+                    of_rival.setdefault(one.rival.label, {})[data.name] = _OnDataSet(
+                        gain, split, images, data.synthetic
+                    )
+        return [_of_rival(rival, list(found.values())) for rival, found in of_rival.items()]
+
+
+class _OnDataSet(NamedTuple):
+    gain: float  # points
+    split: str
+    images: int | None
+    composed: bool
+
+
+def _of_rival(rival: str, found: Sequence[_OnDataSet]) -> Across:
+    sets = len(found)
+    splits = "/".join(sorted({one.split for one in found}))
+    known = [one.images for one in found if one.images is not None]
+    composed = sum(one.composed for one in found)
+    kinds = "all composed" if composed == sets else f"{composed} of them composed"
+    images = sum(known) if len(known) == sets else None
+    scale = Scale(f"{rival}; {sets} data sets, {kinds};", splits, images, composed == sets)
+    mean = mean_over_sets([one.gain for one in found])
+    return _judgeable(scale, mean.value, mean.low, mean.high, sets, mean.told)
+
+
 def _across(
     results: Sequence[SetResult],
     value: float | None,
@@ -91,6 +138,18 @@ def _across(
     told: str,
 ) -> Across:
     scale = Scale(f"{sets} data sets", DECIDING, _images(results), results[0].composed)
+    return _judgeable(scale, value, low, high, sets, told)
+
+
+def _judgeable(
+    scale: Scale,
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    sets: int,
+    told: str,
+) -> Across:
+    """Without an interval where the data sets are too few for a verdict."""
     if sets < FEWEST or low is None:
         reason = told or f"{sets} data sets, and a verdict needs {FEWEST}"
         return Across(scale, value, None, None, sets, reason)

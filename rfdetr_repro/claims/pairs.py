@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from rfdetr_repro.records.record import NEVER_TRAINED, Record
 from rfdetr_repro.tables.family import alike
-from rfdetr_repro.tables.rivals import CHOOSING, DECIDING, OURS, comparisons, entries, verdicts
+from rfdetr_repro.tables.rivals import OURS, comparisons, deciding_split, entries, verdicts
 
 STUDY = "claims"  # source and campaign of the Records that the studies of this package write
 SHARED = "trained in the supernet"  # variant of a supernet that a study trained
@@ -241,7 +241,7 @@ class AtEqualLatency:
         found = []
         for group in comparisons(records).values():
             models = entries(group)
-            split = DECIDING if any(DECIDING in one.ap for one in models) else CHOOSING
+            split = deciding_split(models)
             for verdict in verdicts(models, split):
                 if verdict.ours is None:
                     continue

@@ -19,7 +19,7 @@ from rfdetr_repro.records.seeds import seeded_mean
 from rfdetr_repro.spec.metrics import decimals, plural
 
 from .catalog import AP, CLAIMS, TAIL, Claim, Comparison, Expected
-from .data_sets import Across, OverDataSets, SizeOnLocations
+from .data_sets import Across, OverDataSets, RivalsOverDataSets, SizeOnLocations
 from .pairs import Pair, Scale, has_resamples
 
 HOLDS = "holds at this scale"
@@ -90,7 +90,7 @@ def judged(records: Sequence[Record], claims: Sequence[Claim] | None = None) -> 
 
 def findings(comparison: Comparison, records: Sequence[Record]) -> list[Finding]:
     """The findings of a comparison, one per data set and split; a single NOT_RUN without pairs."""
-    if isinstance(comparison.pairing, (OverDataSets, SizeOnLocations)):
+    if isinstance(comparison.pairing, OverDataSets | SizeOnLocations | RivalsOverDataSets):
         return _over_data_sets(comparison, comparison.pairing.across(records))
     by_scale: dict[Scale, list[Pair]] = {}
     if comparison.pairing is not None:

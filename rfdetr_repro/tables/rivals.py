@@ -82,7 +82,7 @@ def rivals_tables(records: Sequence[Record]) -> list[Table]:
     tables = []
     for key, found in comparisons(records).items():
         models = entries(found)
-        split = DECIDING if any(DECIDING in one.ap for one in models) else CHOOSING
+        split = deciding_split(models)
         synthetic = any(one.data is not None and one.data.synthetic for one in found)
         notes = [SYNTHETIC] if synthetic else []
         where = " ".join(key)
@@ -152,6 +152,11 @@ def entries(records: Sequence[Record]) -> list[Entry]:
             entry.ms[record.seed] = record.latency.median_ms
         entry.params = record.cost.params if record.cost else None
     return sorted(found.values(), key=lambda one: one.latency)
+
+
+def deciding_split(models: Sequence[Entry]) -> str:
+    """The split on which the comparison is made: test, or val where the data have no test."""
+    return DECIDING if any(DECIDING in one.ap for one in models) else CHOOSING
 
 
 def verdicts(models: Sequence[Entry], split: str, tolerance: float = TOLERANCE) -> list[Verdict]:

@@ -33,7 +33,6 @@ from rfdetr_repro.cli import program_of
 from rfdetr_repro.records.record import (
     FINE_TUNING,
     NEVER_TRAINED,
-    RIVALS,
     TUNED,
     Accuracy,
     ArtifactId,
@@ -449,47 +448,3 @@ def test_bad_arguments_are_one_line(words, said):
 def test_the_table_has_a_row_for_each_part():
     table = claims_table(judged([]))
     assert len(table.rows) == sum(len(claim.comparisons) for claim in CLAIMS)
-
-
-def trained_alike(name: str, ms: float, aps: list[float], arch: str | None = None) -> list[Record]:
-    """A model of ``train-rival``, with a seed for each AP on test; AP on val is the same."""
-    found = []
-    for seed, ap in enumerate(aps):
-        for split in ("val", "test"):
-            sha256 = f"{name}{arch}{seed}".ljust(64, "0")
-            found.append(
-                Record(
-                    "protocol",
-                    ModelId(
-                        "rfdetr" if arch else "dfine",
-                        name,
-                        size="pico",
-                        arch=arch and Arch.parse(arch),
-                    ),
-                    data=replace(VAL, split=split),
-                    artifact=ArtifactId(sha256, sha256, "onnxruntime-cpu", "fp32", 1),
-                    accuracy=Accuracy(ap, artifact_sha256=sha256),
-                    latency=Latency(ms, artifact_sha256=sha256),
-                    protocol=Protocol(threads=1),
-                    machine=Machine("a processor", 2, 8.0, "Linux"),
-                    campaign=RIVALS,
-                    seed=seed,
-                )
-            )
-    return found
-
-
-def test_rivals_are_set_against_the_rf_detr_that_is_as_fast():
-    rival = [0.30, 0.32, 0.31]
-    fast = [0.28, 0.29, 0.295]
-    records = trained_alike("D-FINE", 5.0, rival)
-    records += trained_alike("RF-DETR", 4.0, fast, "r96-p16-w1-d2-q25")
-    records += trained_alike("RF-DETR", 9.0, [0.5, 0.5, 0.51], "r160-p16-w1-d2-q25")  # too slow
-    found = finding(records, "11.1")
-    gains = 100 * (numpy.array(fast) - numpy.array(rival))
-    wanted = scipy.stats.ttest_1samp(gains, 0).confidence_interval(0.95)
-    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
-    assert found.word == FAILS and found.scale.split == "test" and found.pairs == 3
-    # without an RF-DETR that is as fast there is nothing to compare
-    slow = [one for one in records if one.model.arch != Arch.parse("r96-p16-w1-d2-q25")]
-    assert finding(slow, "11.1").word == NOT_RUN

@@ -1,0 +1,113 @@
+"""Verdicts on rivals trained alike, on one data set and over data sets, against SciPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy
+import pytest
+import scipy.stats
+
+from rfdetr_repro.claims.catalog import claims_named
+from rfdetr_repro.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding, judged
+from rfdetr_repro.records.record import (
+    RIVALS,
+    Accuracy,
+    ArtifactId,
+    DataId,
+    Latency,
+    Machine,
+    ModelId,
+    Record,
+)
+from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.protocol import Protocol
+
+DATA = DataId("a", "test", "ab" * 32, 150)
+FAST = "r96-p16-w1-d2-q25"
+
+
+def findings(records: list[Record], comparison: str) -> list[Finding]:
+    (claim,) = judged(records, claims_named("11"))
+    return [one for one in claim.findings if one.comparison.id == comparison]
+
+
+def trained_alike(
+    name: str, ms: float, aps: list[float], arch: str | None = None, data: DataId = DATA
+) -> list[Record]:
+    """A model of ``train-rival``, with a seed for each AP on test; AP on val is the same."""
+    found = []
+    for seed, ap in enumerate(aps):
+        for split in ("val", "test"):
+            sha256 = f"{data.name}{name}{arch}{seed}".ljust(64, "0")
+            found.append(
+                Record(
+                    "protocol",
+                    ModelId(
+                        "rfdetr" if arch else "dfine",
+                        name,
+                        size="pico",
+                        arch=arch and Arch.parse(arch),
+                    ),
+                    data=replace(data, split=split),
+                    artifact=ArtifactId(sha256, sha256, "onnxruntime-cpu", "fp32", 1),
+                    accuracy=Accuracy(ap, artifact_sha256=sha256),
+                    latency=Latency(ms, artifact_sha256=sha256),
+                    protocol=Protocol(threads=1),
+                    machine=Machine("a processor", 2, 8.0, "Linux"),
+                    campaign=RIVALS,
+                    seed=seed,
+                )
+            )
+    return found
+
+
+def test_rivals_are_set_against_the_rf_detr_that_is_as_fast():
+    rival = [0.30, 0.32, 0.31]
+    fast = [0.28, 0.29, 0.295]
+    records = trained_alike("D-FINE", 5.0, rival)
+    records += trained_alike("RF-DETR", 4.0, fast, FAST)
+    records += trained_alike("RF-DETR", 9.0, [0.5, 0.5, 0.51], "r160-p16-w1-d2-q25")  # too slow
+    (found,) = findings(records, "11.1")
+    gains = 100 * (numpy.array(fast) - numpy.array(rival))
+    wanted = scipy.stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
+    assert found.word == FAILS and found.scale.split == "test" and found.pairs == 3
+    # without an RF-DETR that is as fast there is nothing to compare
+    slow = [one for one in records if one.model.arch != Arch.parse(FAST)]
+    assert [one.word for one in findings(slow, "11.1")] == [NOT_RUN]
+
+
+def over_sets(gains: dict[str, float], rival: str = "D-FINE") -> list[Record]:
+    """Data sets on which RF-DETR has so many points more than the rival with every seed."""
+    records = []
+    for name, gain in gains.items():
+        data = replace(DATA, name=name)
+        records += trained_alike(rival, 5.0, [0.30, 0.32, 0.31], data=data)
+        ours = [ap + gain / 100 for ap in (0.30, 0.32, 0.31)]
+        records += trained_alike("RF-DETR", 4.0, ours, FAST, data)
+    return records
+
+
+def test_over_data_sets_the_interval_is_students_over_data_sets():
+    gains = {"embedded-x": -2.0, "embedded-y": -4.0, "cells": -3.5, "cars": -1.0}
+    (found,) = findings(over_sets(gains), "11.2")
+    wanted = scipy.stats.ttest_1samp(list(gains.values()), 0).confidence_interval(0.95)
+    assert (found.effect.low, found.effect.high) == pytest.approx(wanted)
+    assert found.effect.value == pytest.approx(numpy.mean(list(gains.values())))
+    assert found.word == FAILS and found.pairs == 4
+    assert found.scale.words == "D-FINE pico; 4 data sets, 2 of them composed; test, 600 images"
+    (found,) = findings(over_sets({"a": 3.0, "b": 3.5, "c": 2.5}), "11.2")
+    assert found.word == HOLDS
+
+
+def test_each_rival_is_judged_by_itself_and_two_data_sets_decide_nothing():
+    records = over_sets({"a": -9.0, "b": -8.0, "c": -8.5})
+    other = over_sets({"a": 5.0, "b": 5.1}, rival="LW-DETR")
+    records += [one for one in other if one.model.arch is None]
+    found = findings(records, "11.2")
+    assert [(one.scale.words.split(";")[0], one.word) for one in found] == [
+        ("D-FINE pico", FAILS),
+        ("LW-DETR pico", UNDECIDED),
+    ]
+    assert found[1].effect.low is None and "2 data sets" in found[1].reason
