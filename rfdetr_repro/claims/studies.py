@@ -90,7 +90,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "sharing",
             "the base architecture of pico, trained alone and inside the supernet with as many "
-            "steps",
+            "steps; the supernet also with patch sizes that training never drew",
             (_ALONE, Trained(SHARED, shared=True)),
         ),
         Study(

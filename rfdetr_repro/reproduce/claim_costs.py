@@ -103,7 +103,8 @@ def probed(
         trainer.run(progress=lambda step, losses: times.append(time.process_time()))
         detector = trainer.state.averaged_detector()
     step = (times[-1] - times[1]) / (len(times) - 2)
-    archs = request.scale.evaluated(side, ready.recipe.preset.arch)
+    scale = request.scale
+    archs = scale.evaluated(side, ready.recipe.preset.arch) + scale.never_drawn(side)
     started = time.process_time()
     found = detections(detector, splits[SPLIT], archs[:1], side.padded)
     measured(CocoEvaluator(splits[SPLIT]), found[archs[0]])

@@ -34,7 +34,7 @@ from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.selection import Selected
 from rfdetr_repro.ops.device import choose_device, to_device
-from rfdetr_repro.records.record import DataId, ModelId, Record
+from rfdetr_repro.records.record import NEVER_TRAINED, DataId, ModelId, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search.evaluation import by_backbone, shared_detections
 from rfdetr_repro.spec.arch import Arch, SearchSpace
@@ -258,7 +258,8 @@ def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> 
     """The known Records of a training on ``split``, all of the same file of weights; None if no
     file has all of them.
     """
-    archs = request.scale.evaluated(ready.side, ready.recipe.preset.arch)
+    scale = request.scale
+    archs = scale.evaluated(ready.side, ready.recipe.preset.arch) + scale.never_drawn(ready.side)
     found: dict[str | None, dict[Arch | None, Record]] = {}
     for record in request.stored.values():
         if (
@@ -290,7 +291,9 @@ def _trained(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[R
     def detect(group: Sequence[Arch]) -> dict[Arch, list[ImageDetections]]:
         return detections(detector, split, group, side.padded)
 
-    return evaluate(wanted, detect, request.scale.evaluated(side, card.arch))
+    records = evaluate(wanted, detect, request.scale.evaluated(side, card.arch))
+    never_drawn = replace(wanted, variant=NEVER_TRAINED)
+    return records + evaluate(never_drawn, detect, request.scale.never_drawn(side))
 
 
 @dataclass(frozen=True)

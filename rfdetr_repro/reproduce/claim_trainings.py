@@ -27,6 +27,7 @@ from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.search.evaluation import shared_detections
+from rfdetr_repro.search.family import between, never_trained
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.backbones import backbone_named, with_backbone
 from rfdetr_repro.spec.presets import PICO, PICO_TRAIN, PICO_WEIGHTS, Preset
@@ -86,7 +87,8 @@ class Scale:
 
     def evaluated(self, side: Trained, base: Arch) -> list[Arch]:
         """The architectures that a trained side is evaluated at: the base, every setting of decoder
-        layers and queries where they are compared, and every window of a supernet.
+        layers and queries where they are compared, and of a supernet every window with these
+        settings and every backbone of the space with the largest decoder.
         """
         windows = self.space.windows if side.shared else (base.windows,)
         if side.settings and not side.draws:
@@ -99,7 +101,20 @@ class Scale:
             for depth in self.space.decoder_layers
             for queries in self.space.queries
         ]
-        return list(dict.fromkeys([base, *near]))
+        backbones = _with_largest_decoder(self.space) if side.shared else []
+        return list(dict.fromkeys([base, *near, *backbones]))
+
+    def never_drawn(self, side: Trained) -> list[Arch]:
+        """Architectures of a supernet with patch sizes that training never drew, and with the
+        largest decoder.
+        """
+        return never_trained(self.space, between(self.space)) if side.shared else []
+
+
+def _with_largest_decoder(space: SearchSpace) -> list[Arch]:
+    depth = (max(space.decoder_layers),)
+    queries = (max(space.queries),)
+    return list(replace(space, decoder_layers=depth, queries=queries))
 
 
 def _preset(side: Trained) -> Preset:

@@ -28,6 +28,7 @@ from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.ops.boxes import paired_iou
+from rfdetr_repro.records.record import NEVER_TRAINED
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.reproduce import claim_costs, claim_studies
 from rfdetr_repro.reproduce.claim_costs import cost_of
@@ -138,6 +139,12 @@ def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated
         (side, seed) for side in (ALONE, SHARED) for seed in (0, 1)
     }
     assert len({one.model.checkpoint_sha256 for one in both}) == 4
+    # the supernets alone were evaluated with patch sizes that no step drew
+    fresh = [one for one in both if one.model.variant == NEVER_TRAINED]
+    assert {one.model.arch.patch for one in fresh}.isdisjoint(space.patches)
+    assert {one.model.checkpoint_sha256 for one in fresh} == {
+        one.model.checkpoint_sha256 for one in both if one.model.variant == SHARED
+    }
     assert all("1 step" in one.model.name for one in both)
     (claim,) = judged(both, claims_named("1"))
     assert claim.word == UNDECIDED and claim.findings[0].pairs == 2
