@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfdetr_repro.claims.studies import BACKBONE, STARTS, WEIGHTS, Trained
+from rfdetr_repro.claims.studies import BACKBONE, RANDOM, STARTS, WEIGHTS, Trained
 from rfdetr_repro.data.coco import CocoSplit, Sample
 from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
 from rfdetr_repro.data.loader import evaluation_batches
@@ -30,6 +31,7 @@ from rfdetr_repro.search.evaluation import shared_detections
 from rfdetr_repro.search.family import between, never_trained
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.backbones import backbone_named, with_backbone
+from rfdetr_repro.spec.files import sha256_file
 from rfdetr_repro.spec.presets import PICO, PICO_TRAIN, PICO_WEIGHTS, Preset
 from rfdetr_repro.spec.ranges import choose
 from rfdetr_repro.spec.resize_rules import LETTERBOX
@@ -54,8 +56,12 @@ class Scale:
 
     @property
     def words(self) -> str:
-        """Like "500 steps from the pico backbone", which the name of each Record states."""
-        return f"{self.steps} steps {STARTS[choose(self.start, STARTS, 'start')]}"
+        """Like "500 steps from the pico backbone 0123abcd", which the name of each Record states.
+        The digits are those of the SHA-256 of the packaged weights, so that trainings that started
+        from the weights of another version are not compared with these.
+        """
+        words = f"{self.steps} steps {STARTS[choose(self.start, STARTS, 'start')]}"
+        return words if self.start == RANDOM else f"{words} {_digits_of_package()}"
 
     def recipe(self, side: Trained, seed: int) -> Recipe:
         """What a side trains, boxes only. Raises :class:`InputError` for settings that cannot
@@ -109,6 +115,11 @@ class Scale:
         largest decoder.
         """
         return never_trained(self.space, between(self.space)) if side.shared else []
+
+
+@cache
+def _digits_of_package() -> str:
+    return sha256_file(PICO_WEIGHTS)[:8]
 
 
 def _with_largest_decoder(space: SearchSpace) -> list[Arch]:

@@ -44,6 +44,7 @@ from rfdetr_repro.reproduce.claim_studies import (
 from rfdetr_repro.reproduce.claim_trainings import PadToSquare, Scale, detections, prepared
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import sha256_file
 from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
 
@@ -173,6 +174,12 @@ def test_a_start_keeps_the_backbone_of_the_package_and_draws_the_rest(data):
     whole = prepared(start["weights"], side, 0, split).initial
     assert torch.equal(whole["decoder.query_feat"], given["decoder.query_feat"])
     assert len({one.sha256, other.sha256, prepared(start["random"], side, 0, split).sha256}) == 3
+    # the words of a start from packaged weights name these weights
+    digits = sha256_file(PICO_WEIGHTS)[:8]
+    assert [name for name, scale in start.items() if scale.words.endswith(digits)] == [
+        "backbone",
+        "weights",
+    ]
 
 
 def test_every_side_of_every_study_is_a_recipe_of_its_own():
