@@ -15,7 +15,7 @@ from rfdetr_repro.bench.gpu.load import this_gpu, work_before
 from rfdetr_repro.data.census import mask_lines
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, Record
+from rfdetr_repro.records.record import AP_RULE, Accuracy, Budget, DataId, Latency, Machine, Record
 from rfdetr_repro.records.samples import Series, save_samples
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import OrtSession, Session
@@ -41,6 +41,7 @@ class Context:
     campaign: str | None = None
     command: str | None = None
     seed: int | None = None
+    budget: Budget | None = None  # of trainings that are compared
     max_dets: int = 100
     machine: Machine | None = None  # None: this machine
     parts: Wanted | None = None  # parts of the latency that are measured beside it
@@ -300,6 +301,7 @@ class Cells:
             campaign=context.campaign,
             command=context.command,
             seed=context.seed if self.row.seed is None else self.row.seed,
+            budget=context.budget,
             adoption=manifest.adoption or None,
             quantised=manifest.quantised,
         )

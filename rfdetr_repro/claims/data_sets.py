@@ -19,7 +19,7 @@ from rfdetr_repro.records.data_sets import (
     regressions,
     results_of,
 )
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import Budget, Record
 from rfdetr_repro.tables.rivals import comparisons, deciding_split, entries, verdicts
 
 from .pairs import Scale
@@ -89,10 +89,10 @@ class RivalsOverDataSets:
 
     def across(self, records: Sequence[Record]) -> list[Across]:
         """For each rival the mean over its data sets of RF-DETR - rival, in points; on each data
-        set the mean over the seeds counts.
+        set the mean over the seeds counts, and of several budgets the largest.
         """
         of_rival: dict[str, dict[str, _OnDataSet]] = {}
-        for group in comparisons(records).values():
+        for group in sorted(comparisons(records).values(), key=_images_seen):
             data = group[0].data
             if data is None:
                 continue
@@ -105,7 +105,7 @@ class RivalsOverDataSets:
                 if one.difference is not None:
                     gain = 100 * one.difference.value
                     of_rival.setdefault(one.rival.label, {})[data.name] = _OnDataSet(
-                        gain, split, images, data.synthetic
+                        gain, split, images, data.synthetic, group[0].budget
                     )
         return [_of_rival(rival, list(found.values())) for rival, found in of_rival.items()]
 
@@ -115,6 +115,12 @@ class _OnDataSet(NamedTuple):
     split: str
     images: int | None
     composed: bool
+    budget: Budget | None
+
+
+def _images_seen(group: Sequence[Record]) -> int:
+    budget = group[0].budget
+    return 0 if budget is None else budget.steps * budget.images_per_step
 
 
 def _of_rival(rival: str, found: Sequence[_OnDataSet]) -> Across:
@@ -124,7 +130,8 @@ def _of_rival(rival: str, found: Sequence[_OnDataSet]) -> Across:
     composed = sum(one.composed for one in found)
     kinds = "all composed" if composed == sets else f"{composed} of them composed"
     images = sum(known) if len(known) == sets else None
-    scale = Scale(f"{rival}; {sets} data sets, {kinds};", splits, images, composed == sets)
+    budgets = " or ".join(sorted({one.budget.words for one in found if one.budget is not None}))
+    scale = Scale(f"{rival}; {sets} data sets, {kinds};", splits, images, composed == sets, budgets)
     mean = mean_over_sets([one.gain for one in found])
     return _judgeable(scale, mean.value, mean.low, mean.high, sets, mean.told)
 

@@ -28,7 +28,7 @@ class Scale(NamedTuple):
     split: str
     images: int | None
     synthetic: bool
-    training: str = ""  # of a study that trains: steps, and what they start from
+    training: str = ""  # steps, and of a study that trains what they start from
 
     @classmethod
     def of(cls, record: Record) -> Scale:
@@ -37,6 +37,8 @@ class Scale(NamedTuple):
         if data is None:
             return cls("", "", None, False)
         training = record.model.name.partition(", ")[2] if record.source == STUDY else ""
+        if record.budget is not None:
+            training = record.budget.words
         return cls(data.name, data.split, data.num_images, data.synthetic, training)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.metrics import plural
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class TrainFacts:
     def objects_per_image(self) -> float:
         """Mean over the images."""
         return self.objects / self.images
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training was given, where several models were given the same."""
+
+    steps: int  # optimizer steps
+    images_per_step: int
+
+    @property
+    def words(self) -> str:
+        """Like "800 steps of 8 images"."""
+        return f"{plural(self.steps, 'step')} of {plural(self.images_per_step, 'image')}"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from .digests import altered, canonical, digests_of
 from .parts import (
     Accuracy,
     ArtifactId,
+    Budget,
     Build,
     Cost,
     DataId,
@@ -61,6 +62,7 @@ __all__ = [
     "TUNED",
     "Accuracy",
     "ArtifactId",
+    "Budget",
     "Build",
     "Cost",
     "DataId",
@@ -153,6 +155,7 @@ def _check_model(model: ModelId) -> None:
 def _check_counts(record: Record) -> None:
     for part in (
         record.data,
+        record.budget,
         record.artifact,
         record.cost,
         record.accuracy,
@@ -258,6 +261,7 @@ class Record:
     quantised: Quantised | None = None  # of an INT8 file: what became INT8
     # of a study's training: digest of recipe, train split and initial weights
     training_sha256: str | None = None
+    budget: Budget | None = None  # of models that were trained alike
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
     unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)

@@ -23,7 +23,7 @@ from rfdetr_repro.bench.cells import Context, Row
 from rfdetr_repro.bench.confirm import confirm_all
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.records.record import RIVALS, Record
+from rfdetr_repro.records.record import RIVALS, Budget, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.spec.arch import Arch, SearchSpace
@@ -122,7 +122,9 @@ def run(asked: Comparison, report: Report | None = None) -> list[Record]:
             for artifact in _trained(asked, one, seed):
                 title = _title(artifact)
                 rows[title] = _row(asked, artifact, seed)
-    context = Context(RIVALS, asked.command)
+    config = prepared[0].config  # the budgets are equal
+    budget = Budget(config.steps, config.batch_size * config.accumulate)
+    context = Context(RIVALS, asked.command, budget=budget)
     store = Store(asked.folder / RECORDS)
     quick = any(protocol.quick for protocol in asked.protocols)
     outcome = confirm_all(

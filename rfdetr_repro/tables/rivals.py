@@ -15,7 +15,7 @@ from statistics import median
 from rfdetr_repro.records.record import RIVALS, Record
 from rfdetr_repro.records.seeds import Seeded, seeded_difference, seeded_mean
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.metrics import in_points, milliseconds, percent, percent_value
+from rfdetr_repro.spec.metrics import in_points, milliseconds, percent, percent_value, plural
 
 from .campaign import SYNTHETIC
 from .table import COMPUTED, MEASURED, MISSING, Cell, Column, Table
@@ -76,8 +76,8 @@ class Verdict:
 
 
 def rivals_tables(records: Sequence[Record]) -> list[Table]:
-    """Two tables for every data set, engine and protocol of the comparison: the models, and the
-    verdicts.
+    """Two tables for every data set, engine, protocol and budget of the comparison: the models, and
+    the verdicts.
     """
     tables = []
     for key, found in comparisons(records).items():
@@ -85,14 +85,14 @@ def rivals_tables(records: Sequence[Record]) -> list[Table]:
         split = deciding_split(models)
         synthetic = any(one.data is not None and one.data.synthetic for one in found)
         notes = [SYNTHETIC] if synthetic else []
-        where = " ".join(key)
+        where = ", ".join(filter(None, key))
         tables.append(_models_table(models, where, notes))
         tables.append(_verdicts_table(verdicts(models, split), split, where, notes))
     return tables
 
 
 def comparisons(records: Sequence[Record]) -> dict[Key, list[Record]]:
-    """The Records of rivals trained alike, by data set, engine, machine and protocol."""
+    """The Records of rivals trained alike, by data set, engine, machine, protocol and budget."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
         if _takes_part(record):
@@ -119,10 +119,11 @@ def _group(record: Record) -> Key:
     return (
         record.data.name if record.data else "",
         f"{artifact.runtime} {artifact.precision}" if artifact else "",
-        f"on {machine.gpu or machine.cpu}, {protocol.threads} threads"
+        f"{machine.gpu or machine.cpu}, {plural(protocol.threads, 'thread')}"
         if machine and protocol
         else "",
         protocol.rhythm if protocol else "",
+        record.budget.words if record.budget else "",
     )
 
 

@@ -14,6 +14,7 @@ from rfdetr_repro.records.record import (
     RIVALS,
     Accuracy,
     ArtifactId,
+    Budget,
     DataId,
     Latency,
     Machine,
@@ -99,6 +100,31 @@ def test_over_data_sets_the_interval_is_students_over_data_sets():
     assert found.scale.words == "D-FINE pico; 4 data sets, 2 of them composed; test, 600 images"
     (found,) = findings(over_sets({"a": 3.0, "b": 3.5, "c": 2.5}), "11.2")
     assert found.word == HOLDS
+
+
+def test_the_larger_of_two_budgets_on_a_data_set_counts():
+    gains = {"a": -2.0, "b": -3.0, "c": -4.0}
+    long = [replace(one, budget=Budget(800, 8)) for one in over_sets(gains)]
+    shorter = [
+        replace(
+            one,
+            budget=Budget(100, 8),
+            model=replace(one.model, checkpoint_sha256="cd" * 32),
+        )
+        for one in over_sets({"a": 9.0})
+    ]
+    for records in (long + shorter, shorter + long):
+        (found,) = findings(records, "11.2")
+        assert found.effect.value == pytest.approx(-3.0) and found.pairs == 3
+        assert found.scale.training == "800 steps of 8 images"
+    # on the data set itself, the budgets have a row each
+    rows = findings(long + shorter, "11.1")
+    assert sorted((one.scale.data, one.scale.training) for one in rows) == [
+        ("a", "100 steps of 8 images"),
+        ("a", "800 steps of 8 images"),
+        ("b", "800 steps of 8 images"),
+        ("c", "800 steps of 8 images"),
+    ]
 
 
 def test_each_rival_is_judged_by_itself_and_two_data_sets_decide_nothing():

@@ -17,7 +17,7 @@ pytest.importorskip("transformers.models.lw_detr", reason="transformers (>= 5) i
 from tiny import SPACE, TINY
 
 from rfdetr_repro.cli import main
-from rfdetr_repro.records.record import RIVALS
+from rfdetr_repro.records.record import RIVALS, Budget
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.rivals import command, comparison, names
 from rfdetr_repro.rivals.comparison import BUDGET, RECORDS, measured_archs
@@ -125,6 +125,9 @@ def test_a_comparison_is_trained_exported_measured_and_answered(
     assert "Trained alike on" in printed and "At equal latency on" in printed
     found = Store(out / RECORDS).read()
     assert {one.campaign for one in found} == {RIVALS}
+    budget = json.loads((out / BUDGET).read_text())
+    images = budget["batch_size"] * budget["accumulate"]
+    assert {one.budget for one in found} == {Budget(budget["steps"], images)}
     assert {(one.model.family, one.seed) for one in found} == {
         (family, seed) for family in ("rfdetr", "lwdetr") for seed in (0, 1)
     }
@@ -132,7 +135,7 @@ def test_a_comparison_is_trained_exported_measured_and_answered(
     assert all(one.accuracy is not None and one.accuracy.ap is not None for one in found)
     files = {one.model.variant: one.artifact for one in found if one.model.family == "lwdetr"}
     assert len({artifact.sha256 for artifact in files.values() if artifact}) == 2
-    assert json.loads((out / BUDGET).read_text())["steps"] == 2
+    assert budget["steps"] == 2
     log = out / "lwdetr-pico" / "seed1" / "train_log.jsonl"
     assert json.loads(log.read_text().splitlines()[-1])["step"] == 2
 
