@@ -260,7 +260,7 @@ def parts_of_a_step(trainer: Trainer, batches: list[Batch]) -> dict[str, float]:
             "matching and losses", lambda: detection_losses(made, targets, groups, config)[0]
         )
         clock("backward", lambda: total.backward())
-    clock("update", trainer._update)
+    clock("update", trainer.update)
     return spent
 
 

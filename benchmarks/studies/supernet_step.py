@@ -160,7 +160,7 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
         patch(losses, "stage_losses", parts.wrap("losses", losses.stage_losses))
         patch(trainer, "_features", parts.wrap("backbone and projector", trainer._features))
         patch(trainer, "_outputs", parts.wrap("two-stage and decoder", trainer._outputs))
-        patch(trainer, "_update", parts.wrap("clipping and optimizer", trainer._update))
+        patch(trainer, "update", parts.wrap("clipping and optimizer", trainer.update))
         patch(trainer.state.ema, "update", parts.wrap("moving average", trainer.state.ema.update))
         patch(trainer.state.scaler, "scale", Backward)
         with parts.part("rest"):

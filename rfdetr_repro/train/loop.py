@@ -356,10 +356,10 @@ class Loop:
                         sent = here.pop(id(batch), None) or batch.to(self.device)
                         if index < last[id(batch)]:
                             here[id(batch)] = sent
-                        self._pass(sent, arch, index // len(archs), len(batches))
+                        self.add_gradients(sent, arch, index // len(archs), len(batches))
             if updating := bool(self._passes):
                 losses = self._passes[-1].parts
-                parts = losses.also("grad_norm", self._update())
+                parts = losses.also("grad_norm", self.update())
         except RuntimeError as error:
             self._leave_out(arch, error, updating)
             parts = {}
@@ -372,7 +372,7 @@ class Loop:
         self._updating = False
         return parts
 
-    def _pass(self, batch: Batch, arch: Pass, micro: int, passes: int) -> None:
+    def add_gradients(self, batch: Batch, arch: Pass, micro: int, passes: int) -> None:
         """Adds the gradients of one micro-batch, which is on the device, at one architecture, and
         notes its losses.
         """
@@ -388,7 +388,7 @@ class Loop:
         if not self.reads_later and not math.isfinite(found.parts["loss"]):
             raise self._not_finite("loss", [found], self.state.step)
 
-    def _update(self) -> Tensor:
+    def update(self) -> Tensor:
         """Sums the gradients over the ranks, clips them, and updates weights and EMA; returns the
         norm of the gradients.
 

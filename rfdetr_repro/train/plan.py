@@ -225,9 +225,9 @@ def run_passes(
     spent = []
     for _ in range(repeats):
         passed = _clocked(
-            trainer.device, lambda: trainer._pass(batch.to(trainer.device), arch, 0, 1)
+            trainer.device, lambda: trainer.add_gradients(batch.to(trainer.device), arch, 0, 1)
         )
-        spent.append((passed, _clocked(trainer.device, trainer._update)))
+        spent.append((passed, _clocked(trainer.device, trainer.update)))
     return [passed for passed, _ in spent], [updated for _, updated in spent]
 
 

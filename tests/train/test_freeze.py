@@ -43,7 +43,7 @@ def test_a_frozen_part_keeps_every_bit(split: CocoSplit, tmp_path: Path, part: s
     before = {name: value.clone() for name, value in trainer.state.detector.state_dict().items()}
     frozen = {name for name in before if name.startswith(PARTS[part])}
     gradients: list[str] = []
-    plain = trainer._update
+    plain = trainer.update
 
     def update() -> float:
         gradients.extend(
@@ -53,7 +53,7 @@ def test_a_frozen_part_keeps_every_bit(split: CocoSplit, tmp_path: Path, part: s
         )
         return plain()
 
-    trainer._update = update  # type: ignore[method-assign]
+    trainer.update = update  # type: ignore[method-assign]
     trainer.run()
     raw = trainer.state.detector.state_dict()
     written = read_tensors(tmp_path / MODEL)[0]

@@ -89,14 +89,14 @@ def interrupted_in(trainer: Trainer, name: str, step: int) -> None:
 
     def work(*arguments: Any) -> Any:
         calls[0] += trainer.state.step == step
-        if calls[0] == (2 if name == "_pass" else 1):
+        if calls[0] == (2 if name == "add_gradients" else 1):
             send(signal.SIGTERM)
         return plain(*arguments)
 
     setattr(trainer, name, work)
 
 
-@pytest.mark.parametrize(("place", "saved"), [("_pass", 3), ("_update", 4)])
+@pytest.mark.parametrize(("place", "saved"), [("add_gradients", 3), ("update", 4)])
 def test_a_signal_between_micro_batches_or_in_an_update(
     split: CocoSplit, tmp_path: Path, place: str, saved: int
 ) -> None:

@@ -67,11 +67,11 @@ def test_a_sandwich_step_averages_its_passes(split: CocoSplit, tmp_path: Path) -
     parameter = trainer.state.detector.class_embed.weight
     gradients = []
     for index, arch in enumerate(recipe.archs_of_step(0)):
-        trainer._pass(batches[index], arch, 0, 1)
+        trainer.add_gradients(batches[index], arch, 0, 1)
         gradients.append(parameter.grad.clone())
         parameter.grad = None
     for index, arch in enumerate(recipe.archs_of_step(0)):
-        trainer._pass(batches[index], arch, 0, 3)
+        trainer.add_gradients(batches[index], arch, 0, 3)
     assert torch.allclose(parameter.grad, sum(gradients) / 3, atol=1e-6)
 
 
