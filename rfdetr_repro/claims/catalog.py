@@ -79,8 +79,9 @@ class Comparison:
     """One measurable part of a claim. The effect is that of the second side minus the first.
 
     ``of_training``: other trainings could give another answer, so that only seeds decide.
-    ``study``: id of the study that writes the Records; "" where another command does, or nothing in
-    this package can. ``command``: what writes the Records. ``missing``: what is not there.
+    ``studies``: ids of the studies that write the Records; none where another command does, or
+    nothing in this package can. ``command``: what writes the Records. ``missing``: what is not
+    there.
     """
 
     id: str
@@ -89,7 +90,7 @@ class Comparison:
     pairing: Pairing | OverDataSets | SizeOnLocations | RivalsOverDataSets | None
     measure: str = AP
     of_training: bool = False
-    study: str = ""
+    studies: tuple[str, ...] = ()
     command: str = ""
     missing: str = ""
 
@@ -113,7 +114,9 @@ def _trained(
 ) -> Comparison:
     """Two sides that a study trains, with equal seeds."""
     sides = Sides(Side(first, (STUDY,), (first,)), Side(second, (STUDY,), (second,)))
-    return Comparison(id, what, expected, sides, of_training=True, study=study, command=_run(study))
+    return Comparison(
+        id, what, expected, sides, of_training=True, studies=(study,), command=_run(study)
+    )
 
 
 def _half(number: int, what: str, first: str, second: str, expected: Expected) -> Comparison:
@@ -146,7 +149,7 @@ def _dropping(number: int, what: str, expected: Expected, pairing: Pairing) -> C
         expected,
         pairing,
         of_training=True,
-        study="dropping",
+        studies=("dropping",),
         command=_run("dropping"),
     )
 
@@ -178,7 +181,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "patch sizes that were never drawn, against drawn ones with as many tokens",
                 Expected("within 1 point (a margin chosen here)", least=-1, most=1),
                 SameTokens(),
-                study="sharing",
+                studies=("sharing", "weights"),
                 command=_run("sharing"),
             ),
         ),
@@ -220,7 +223,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "the last decoder layer dropped, against kept",
                 Expected("a loss of at most 2 points", least=-2),
                 KnobStep("decoder_layers", largest=True),
-                study="weights",
+                studies=("weights", "sharing"),
                 command=_run("weights"),
             ),
             Comparison(
@@ -228,7 +231,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "the queries of lowest confidence dropped (one step of the space), against kept",
                 Expected("a loss of at most 1 point (a margin chosen here)", least=-1),
                 KnobStep("queries", largest=True),
-                study="weights",
+                studies=("weights", "sharing"),
                 command=_run("weights"),
             ),
             _dropping(
@@ -351,7 +354,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "half as many windows per side, against twice as many",
                 GAIN,
                 KnobStep("windows"),
-                study="weights",
+                studies=("weights", "sharing"),
                 command=_run("weights"),
             ),
             Comparison(
@@ -359,7 +362,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "the next smaller resolution",
                 LOSS,
                 KnobStep("resolution"),
-                study="weights",
+                studies=("weights", "sharing"),
                 command=_run("weights"),
             ),
             Comparison(
@@ -367,7 +370,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "the next smaller patch",
                 GAIN,
                 KnobStep("patch"),
-                study="weights",
+                studies=("weights", "sharing"),
                 command=_run("weights"),
             ),
             Comparison(
@@ -375,7 +378,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "queries of the lowest confidence dropped, against as many dropped at random",
                 GAIN,
                 Sides(Side("random", (STUDY,), (UNRANKED,)), Side("ranked", (STUDY,), (None,))),
-                study="order",
+                studies=("order",),
                 command=_run("order"),
             ),
             _trained(
@@ -459,7 +462,7 @@ def claims_named(name: str | None, study: str | None = None) -> tuple[Claim, ...
     known = [
         claim
         for claim in CLAIMS
-        if study is None or any(part.study == study for part in claim.comparisons)
+        if study is None or any(study in part.studies for part in claim.comparisons)
     ]
     found = tuple(claim for claim in known if name in (None, claim.id))
     if not found:

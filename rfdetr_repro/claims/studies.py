@@ -84,8 +84,8 @@ STUDIES: dict[str, Study] = {
     for study in (
         Study(
             "weights",
-            "every configuration of the pico space with the weights of the package, on the "
-            "embedded val split",
+            "every configuration of the pico space, and patch sizes that training never drew, with "
+            "the weights of the package, on the embedded val split",
         ),
         Study(
             "sharing",

@@ -19,7 +19,8 @@ SMALL = (
 RULES = (
     "effect: what is named first, minus what it is compared with, in points of AP or % of the "
     "median latency (7.2: a slope), with its 95 % interval. A claim holds where the whole interval "
-    "lies in the expected region, and fails where it lies wholly outside.",
+    "lies in the expected region, and fails where it lies wholly outside. A margin in points is "
+    "judged on the pairs whose first AP is 20 or more.",
     "A claim about training needs 3 seeds or more (Student's interval over the seeds), and a claim "
     "about many data sets 3 data sets or more. With fewer seeds the interval is over other images "
     "of the same kind, and decides only claims about given weights.",

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from rfdetr_repro.records.ap_intervals import mean_difference
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.seeds import seeded_mean
-from rfdetr_repro.spec.metrics import decimals, plural
+from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.metrics import plural
 
 from .catalog import AP, CLAIMS, TAIL, Claim, Comparison, Expected
 from .data_sets import Across, OverDataSets, RivalsOverDataSets, SizeOnLocations
@@ -140,28 +142,48 @@ def _scale(comparison: Comparison, pair: Pair) -> Scale:
 
 def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Finding:
     if comparison.measure == AP:
-        effect = _ap_effect(pairs)
-    else:
-        change = _tail_change if comparison.measure == TAIL else _change
-        steady = [pair for pair in pairs if _is_steady(pair)]
-        if not steady:
-            effect = Effect(sum(map(change, pairs)) / len(pairs), None, None, ALL_UNSTEADY)
-            return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
-        effect = _latency_effect(steady, change, len(pairs) - len(steady))
-        pairs = steady
-    if effect.low is None or effect.high is None:
+        return _ap_finding(comparison, scale, pairs)
+    change = _tail_change if comparison.measure == TAIL else _change
+    steady = [pair for pair in pairs if _is_steady(pair)]
+    if not steady:
+        effect = Effect(sum(map(change, pairs)) / len(pairs), None, None, ALL_UNSTEADY)
         return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
+    effect = _latency_effect(steady, change, len(pairs) - len(steady))
+    if effect.low is None or effect.high is None:
+        return Finding(comparison, UNDECIDED, scale, effect, len(steady), effect.over)
+    word = word_of(comparison.expected, effect.low, effect.high)
+    return Finding(comparison, word, scale, effect, len(steady), effect.over)
+
+
+def _ap_finding(comparison: Comparison, scale: Scale, every: Sequence[Pair]) -> Finding:
+    pairs = _accurate_enough(every) if comparison.expected.margin else every
+    effect = _ap_effect(pairs or every)
+    count = len(pairs or every)
+    if effect.low is None or effect.high is None:
+        return Finding(comparison, UNDECIDED, scale, effect, count, effect.over)
+    if not pairs:
+        reason = f"no pair has the AP of {LEAST_AP:g} that a margin in points needs"
+        return Finding(comparison, UNDECIDED, scale, effect, count, reason)
     if comparison.of_training and not effect.seeds:
         reason = f"a claim about training needs {FEWEST_SEEDS} seeds; {effect.over}"
-        return Finding(comparison, UNDECIDED, scale, effect, len(pairs), reason)
+        return Finding(comparison, UNDECIDED, scale, effect, count, reason)
+    reasons = [] if effect.seeds else [effect.over]
+    if count < len(every):
+        reasons.append(f"{count} of {len(every)} pairs, with an AP of {LEAST_AP:g} or more")
     word = word_of(comparison.expected, effect.low, effect.high)
-    reason = "" if effect.seeds else effect.over
-    if comparison.measure == AP and comparison.expected.margin:
-        ap = sum(100 * pair.first.as_accuracy().ap for pair in pairs) / len(pairs)
-        if ap < LEAST_AP:
-            word = UNDECIDED
-            reason = f"AP {decimals(ap, 1)} is too low for a margin in points"
-    return Finding(comparison, word, scale, effect, len(pairs), reason)
+    return Finding(comparison, word, scale, effect, count, "; ".join(reasons))
+
+
+def _accurate_enough(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of architectures whose first side has, in the mean over seeds, :data:`LEAST_AP`."""
+    aps: dict[tuple[Arch | None, Arch | None], list[float]] = {}
+    for pair in pairs:
+        aps.setdefault(_archs(pair), []).append(100 * pair.first.as_accuracy().ap)
+    return [pair for pair in pairs if mean(aps[_archs(pair)]) >= LEAST_AP]
+
+
+def _archs(pair: Pair) -> tuple[Arch | None, Arch | None]:
+    return pair.first.model.arch, pair.second.model.arch
 
 
 def _ap_effect(pairs: Sequence[Pair]) -> Effect:

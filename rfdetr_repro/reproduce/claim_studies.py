@@ -37,6 +37,7 @@ from rfdetr_repro.ops.device import choose_device, to_device
 from rfdetr_repro.records.record import NEVER_TRAINED, DataId, ModelId, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search.evaluation import by_backbone, shared_detections
+from rfdetr_repro.search.family import between, never_trained
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.backbones import stated_backbone
 from rfdetr_repro.spec.errors import InputError
@@ -180,30 +181,36 @@ def _given_weights(request: StudyRequest, split: CocoSplit) -> list[Record]:
             chosen = with_mixed_queries(detector, most, mixing(group[0], most))
         return shared_detections(chosen, split, group, masks=False)
 
-    return evaluate(_of_given(request, split), detect, _given_archs(request))
-
-
-def _given_archs(request: StudyRequest) -> list[Arch]:
-    """The configurations of the space that a study of given weights evaluates."""
-    most = max(request.space.queries)
     return [
-        arch
-        for arch in request.space
-        if not request.study.unranked
-        or (arch.queries < most <= arch.tokens and arch.decoder_layers)
+        record
+        for wanted, archs in _of_given(request, split)
+        for record in evaluate(wanted, detect, archs)
     ]
 
 
 def left_of_given(request: StudyRequest, split: CocoSplit) -> list[Arch]:
     """The configurations that a study of given weights has yet to evaluate on ``split``."""
-    wanted = _of_given(request, split)
-    return [arch for arch in _given_archs(request) if wanted.record(arch).id not in request.stored]
+    return [
+        arch
+        for wanted, archs in _of_given(request, split)
+        for arch in archs
+        if wanted.record(arch).id not in request.stored
+    ]
 
 
-def _of_given(request: StudyRequest, split: CocoSplit) -> _Wanted:
+def _of_given(request: StudyRequest, split: CocoSplit) -> list[tuple[_Wanted, list[Arch]]]:
+    """What a study of given weights evaluates: every configuration of the space, and patch sizes
+    that training never drew; or the configurations whose queries can be dropped at random.
+    """
     given = request.given
-    variant = UNRANKED if request.study.unranked else None
-    return _Wanted(request, given.card, given.sha256, split, "rfdetr-{key}", variant, None)
+    space = request.space
+    wanted = _Wanted(request, given.card, given.sha256, split, "rfdetr-{key}", None, None)
+    if not request.study.unranked:
+        never_drawn = replace(wanted, variant=NEVER_TRAINED)
+        return [(wanted, list(space)), (never_drawn, never_trained(space, between(space)))]
+    most = max(space.queries)
+    fewer = [arch for arch in space if arch.queries < most <= arch.tokens and arch.decoder_layers]
+    return [(replace(wanted, variant=UNRANKED), fewer)]
 
 
 def mixing(arch: Arch, queries: int) -> list[int]:

@@ -1,7 +1,8 @@
 r"""A table as LaTeX that can be pasted into a paper: one ``table`` with the rules of booktabs.
 
-The document needs ``\usepackage{booktabs}`` and nothing else; pdfLaTeX, XeLaTeX and LuaLaTeX
-compile the table. Notes are comments below it.
+The document needs ``\usepackage{booktabs,graphicx}`` and nothing else; pdfLaTeX, XeLaTeX and
+LuaLaTeX compile the table. A table that is wider than the page is scaled down to its width. Notes
+are comments below it.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ def latex_of(table: Table) -> str:
     kind = "table*" if len(table.columns) > WIDE else "table"
     lines = [
         f"% {table.title}",
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}",
         f"\\begin{{{kind}}}",
         "\\centering",
         f"\\caption{{{tex(table.title)}}}",
         f"\\label{{tab:table-{_label(table.name)}}}",
         "\\small",
         "\\setlength{\\tabcolsep}{3pt}",
-        f"\\begin{{tabular}}{{{alignment}}}",
+        # the box 0 is free for any use; its width decides whether the table is scaled down
+        f"\\setbox0\\hbox{{\\begin{{tabular}}{{{alignment}}}",
         "\\toprule",
         *_groups(spans),
         _row([tex(column.label) for column in table.columns]),
@@ -67,7 +69,12 @@ def latex_of(table: Table) -> str:
             heading = f"\\multicolumn{{{len(table.columns)}}}{{l}}{{\\emph{{{tex(section)}}}}}"
             lines.append(f"{heading} \\\\")
         lines.append(_row(_typed(table, row)))
-    lines += ["\\bottomrule", "\\end{tabular}", f"\\end{{{kind}}}"]
+    lines += [
+        "\\bottomrule",
+        "\\end{tabular}}%",
+        "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\box0}\\else\\box0\\fi",
+        f"\\end{{{kind}}}",
+    ]
     return "\n".join([*lines, *(f"% {note}" for note in table.notes), ""])
 
 
