@@ -20,6 +20,7 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.protocol import Protocol
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 PROTOCOLS = [Protocol(warmup=1, min_samples=64, max_samples=64, buffer_ms=0.0, builds=2)]
 
 
@@ -130,3 +131,10 @@ def test_samples_set_aside_are_no_part_of_it(store: Store) -> None:
 
 def test_no_such_store(tmp_path: Path) -> None:
     assert run_main(main, [str(tmp_path / "none.jsonl")]) == 2
+
+
+@pytest.mark.parametrize("name", ["embedded", "rf100_real", "rivals", "rivals_latency"])
+def test_latencies_of_the_repository_follow_from_their_samples(name: str) -> None:
+    """These stores have all their raw samples; docs/intervals.md names the others."""
+    words = {line.word for line in recompute(RESULTS / f"{name}.jsonl")}
+    assert "equal" in words and words <= {"equal", "no samples"}
