@@ -119,6 +119,25 @@ def test_a_projection_replaces_its_own_rows_and_nothing_else(tmp_path: Path) -> 
     assert f"--given '{SCORING}=250'" in out.read_text()
 
 
+def test_the_page_and_the_records_of_the_repository_are_the_present_projection(
+    tmp_path: Path,
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    stored = root / "results/search_cost.jsonl"
+    copy, out = tmp_path / "search_cost.jsonl", tmp_path / "page.md"
+    copy.write_bytes(stored.read_bytes())
+    main(["--records", str(copy), "--out", str(out)])
+    assert out.read_text(encoding="utf-8") == (root / "docs/search_cost.md").read_text("utf-8"), (
+        "run: python -m benchmarks.studies.search_projection --records results/search_cost.jsonl "
+        "--out docs/search_cost.md"
+    )
+    before, after = (
+        {one.id: one.latency.median_ms for one in Store(path).read() if one.latency}
+        for path in (stored, copy)
+    )
+    assert after == pytest.approx(before, rel=1e-9)
+
+
 def test_the_interval_of_a_median_is_exact() -> None:
     """By simulation: 15 samples of any distribution hold their median in 95 % or a little more."""
     assert interval([1.0] * 5) == (None, None)
