@@ -118,7 +118,11 @@ def to_markdown(cells: Sequence[CostCell]) -> str:
     """The cells as a page: the command that makes the page, the number of cells in each state, and
     every cell.
     """
-    counts = ", ".join(f"{sum(cell.state == state for cell in cells)} {state}" for state in STATES)
+    numbers = [sum(cell.state == state for cell in cells) for state in STATES]
+    counts = ", ".join(
+        f"{number} {'differ' if state == 'differs' and number != 1 else state}"
+        for number, state in zip(numbers, STATES, strict=True)
+    )
     lines = [
         f"<!-- {COMMAND} -->",
         "# Parameters and GFLOPs of the paper's tables",
@@ -135,6 +139,12 @@ def to_markdown(cells: Sequence[CostCell]) -> str:
     lines += [
         "`evaluated` is the authors' evaluation forward, `deployed` what they export. Every "
         "Record is in `results/costs.jsonl`.",
+        "",
+        "Each cell is compared with one count, by the counter and form that this project takes for "
+        "the family. `rfdetr-repro",
+        "tables` takes the count that comes nearest, by any counter and form, and has no state "
+        '"cut"; so a cell may have another',
+        "state there.",
         "",
     ]
     columns = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +93,12 @@ def test_the_page_names_its_command_first_and_has_every_cell() -> None:
         and sum(line.startswith("| ") for line in page) == len(cells) + 1
     )
     assert len(list(csv.DictReader(io.StringIO(to_csv(cells))))) == len(cells)
+
+
+def test_the_page_of_the_repository_follows_from_its_records() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = to_markdown(cost_cells(Store(root / "results/costs.jsonl").read()))
+    assert page == (root / "docs/costs.md").read_text(encoding="utf-8"), f"run: {COMMAND}"
 
 
 def test_a_shared_module_counts_once() -> None:
