@@ -20,10 +20,12 @@ from rfdetr_repro.records.pareto import (
     backend,
     confirmed_points,
     modelled_for,
+    threads_of,
 )
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.metrics import plural
 
 from .layout import foot_height_in, foot_line, heading
 from .style import BLUE, GREY, VERMILION, drawable, log_latency_axis, shortened
@@ -53,8 +55,8 @@ class Panel:
 def pareto_panels(records: Sequence[Record]) -> list[Panel]:
     """The panels of :func:`draw_pareto`, starting with those that have modelled points.
 
-    No panel mixes modes, runtimes, machines or data sets. Raises :class:`InputError` if there is
-    nothing to draw.
+    No panel mixes modes, runtimes, numbers of threads, machines or data sets. Raises
+    :class:`InputError` if there is nothing to draw.
     """
     measured: dict[tuple[object, ...], list[tuple[Confirmed, Record]]] = {}
     for point in confirmed_points(records):
@@ -65,9 +67,9 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
                 and any(map(has_ap, _scored(point)))
             ):
                 supernet = record.model.checkpoint_sha256 if point.arch is not None else None
-                measured.setdefault((data_name(record), backend(record), supernet), []).append(
-                    (point, record)
-                )
+                panel = (data_name(record), backend(record), threads_of(record), supernet)
+                measured.setdefault(panel, []).append((point, record))
+    several = len({threads_of(points[0][1]) for points in measured.values()} - {None}) > 1
     panels = []
     for group in comparable_searches(records):
         key = next(
@@ -76,11 +78,14 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
         points = measured.pop(key) if key else ()
         panels.append(
             Panel(
-                _panel_title(points[0][1] if points else group[0]), mode_of(group[0]), group, points
+                _panel_title(points[0][1] if points else group[0], several),
+                mode_of(group[0]),
+                group,
+                points,
             )
         )
     panels += [
-        Panel(_panel_title(points[0][1]), mode_of(points[0][1]), (), points)
+        Panel(_panel_title(points[0][1], several), mode_of(points[0][1]), (), points)
         for points in measured.values()
     ]
     if not panels:
@@ -277,12 +282,16 @@ def _explained(panels: Sequence[Panel]) -> str:
     return f"{whiskers}\ndotted: which of two neighbours has the higher AP is not established"
 
 
-def _panel_title(record: Record) -> str:
-    """Data set and supernet; below them runtime and machine, each shortened to a panel's width."""
+def _panel_title(record: Record, with_threads: bool) -> str:
+    """Data set and supernet, and the number of threads if wanted; below them runtime and machine,
+    each shortened to a panel's width.
+    """
+    threads = threads_of(record) if with_threads else None
     supernet = record.model.checkpoint_sha256 if record.model.arch is not None else None
     named = [
         shortened(data_name(record), 26) or "unknown data",
         *([f"supernet {supernet[:8]}"] if supernet else []),
+        *([plural(threads, "thread")] if threads else []),
     ]
     return "\n".join([drawable(", ".join(named)), drawable(shortened(backend(record), 50))])
 

@@ -280,7 +280,8 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     machine, fastest first.
 
     The same file with and without a CUDA graph gives two points, and so does a file that was
-    measured on two data sets, even if they have one name. Records of fine-tuned models, which are
+    computed in two precisions, with two numbers of threads of a CPU, or measured on two data sets,
+    even if they have one name. Records of fine-tuned models, which are
     not part of what was searched, are left out, and so are comparisons with rivals and over many
     data sets, which have tables of their own, and protocols other than the usual buffered and
     sustained protocols.
@@ -296,9 +297,8 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
-            found = groups.setdefault(
-                (record.artifact.sha256, record.artifact.runtime, graph, machine, name), []
-            )
+            engine = (record.artifact.runtime, record.artifact.precision, graph, threads_of(record))
+            found = groups.setdefault((record.artifact.sha256, engine, machine, name), [])
             sustained = record.protocol is not None and record.protocol.mode == "sustained"
             place = {"val": "sustained", "test": "sustained_test"}[split] if sustained else split
             _of_same_images(found, record)[place] = record
@@ -309,6 +309,14 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
                 parts.setdefault("sustained", parts["sustained_test"])
             points.append(Confirmed(next(iter(parts.values())).model.arch, str(sha256), **parts))
     return sorted(points, key=_fastest_first)
+
+
+def threads_of(record: Record) -> int | None:
+    """Threads of the CPU runtime; None if unknown, and on a GPU, whose latency hardly depends on
+    them.
+    """
+    on_gpu = record.machine is not None and record.machine.gpu is not None
+    return None if on_gpu or record.protocol is None else record.protocol.threads
 
 
 def _of_same_images(found: list[dict[str, Record]], record: Record) -> dict[str, Record]:

@@ -1,8 +1,8 @@
 """A campaign's own tables: every confirmed frontier point with val and test accuracy and latency of
 the same file.
 
-There is one table per data set, runtime and machine, so that backends are never mixed. For composed
-data the title states that the AP is synthetic.
+There is one table per data set, runtime with its precision and threads, and machine, so that
+backends are never mixed. For composed data the title states that the AP is synthetic.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from rfdetr_repro.records.pareto import (
     frontiers,
     measured_front,
     metric,
+    threads_of,
 )
 from rfdetr_repro.records.record import NEVER_TRAINED, TUNED, Accuracy, Latency, Record
-from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent_value
+from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent_value, plural
 
 from .intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
 from .table import MEASURED, MISSING, Cell, Column, Table, percent_cell
@@ -308,13 +309,16 @@ def _engine(record: Record) -> str:
     machine = record.machine
     words = [artifact.runtime, artifact.precision] if artifact else ["unknown runtime"]
     words += ["CUDA graph"] if record.latency is not None and record.latency.cuda_graph else []
+    if (threads := threads_of(record)) is not None:
+        words += ["with", plural(threads, "thread")]
     return " ".join(words) + (
-        f" on {machine.gpu or machine.cpu}, {machine.cores} cores" if machine else ""
+        f" on {machine.gpu or machine.cpu}, {plural(machine.cores, 'core')}" if machine else ""
     )
 
 
 def _title(kind: str, record: Record, name: str, engine: str) -> str:
-    title = f"{kind} on {name}, {engine}"
+    images = f"on {name}" if record.data else "without a data set"
+    title = f"{kind} {images}, {engine}"
     return (
         f"{title} (SYNTHETIC data: not COCO AP)" if record.data and record.data.synthetic else title
     )

@@ -172,6 +172,21 @@ def test_a_cuda_graph_is_another_point_and_another_front() -> None:
     assert len(frontiers([plain, graph])) == 2
 
 
+def test_precisions_and_numbers_of_threads_of_one_file_are_points_of_their_own() -> None:
+    """PyTorch computes one file in several precisions, and ``bench --threads 1,2`` times one file
+    with several numbers of threads: the last Record must not take the place of the others.
+    """
+    one = protocol_record(Arch(128, 16, 1, 2, 25), "val")
+    half = replace(one, artifact=replace(one.artifact, precision="bf16"))
+    two = replace(one, protocol=replace(one.protocol, threads=one.protocol.threads + 1))
+    assert len(confirmed_points([one, half, two])) == 3
+    titles = [table.title for table in frontier_tables([one, half, two])]
+    assert len(titles) == 3 and len(set(titles)) == 3
+    gpu = replace(one, machine=replace(one.machine, gpu="a GPU"))
+    other = replace(gpu, protocol=replace(gpu.protocol, threads=one.protocol.threads + 1))
+    assert len(confirmed_points([gpu, other])) == 1, "a GPU's latency hardly depends on them"
+
+
 def test_records_of_unusual_protocols_are_no_confirmed_points() -> None:
     usual = protocol_record(Arch(128, 16, 1, 2, 25), "val")
     others = [Protocol("paced", fps=30.0), Protocol(flush_l2=True), Protocol(spin_ms=10.0)]
