@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,32 @@ def test_comparison_is_of_ranks() -> None:
     assert (reversed_.spearman, reversed_.kendall) == pytest.approx((-1, -1))
 
 
-def test_parts_of_the_benchmark_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_quotes_the_comparison_of_the_parts_of_the_benchmark(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if not CHECKOUT.is_dir():
         pytest.skip("needs results/nasbench of a checkout")
     main([])
-    rows = [line for line in capsys.readouterr().out.splitlines() if "seed 0 on test and" in line]
-    assert len(rows) >= 2
-    assert all(0.5 < float(row.split("|")[2]) < 1 for row in rows)
+    found: dict[tuple[str, str], list[str]] = {}  # of all architectures, then of the campaign's
+    for line in capsys.readouterr().out.splitlines():
+        if " on " in line and " and " in line:
+            pair, spearman, _, chosen, reverse = (
+                cell.strip() for cell in line.strip().strip("|").split("|")
+            )
+            first, second = pair.split(" and ")
+            found.setdefault((first, second), []).extend([spearman, chosen, reverse])
+    page = (Path(__file__).resolve().parents[2] / "docs/nasbench.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| seeds? (\d)(?: and (\d) on (\w+)|: (\w+) and (\w+)) \|(.*)\|$", page, re.M
+    )
+    assert len(rows) == 9
+    for one, other, split, first, second, cells in rows:
+        names = (
+            (f"seed {one} on {split}", f"seed {other} on {split}")
+            if other
+            else (f"seed {one} on {first}", f"seed {one} on {second}")
+        )
+        assert [cell.strip() for cell in cells.split("|")] == found[names]
 
 
 def test_a_folder_without_the_benchmark_is_refused(tmp_path: Path) -> None:
