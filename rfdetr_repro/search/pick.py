@@ -18,7 +18,7 @@ from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import write_atomic
-from rfdetr_repro.spec.metrics import percent
+from rfdetr_repro.spec.metrics import milliseconds, percent
 from rfdetr_repro.spec.protocol import runtimes_of
 
 from .budget import Budget
@@ -48,14 +48,14 @@ class Pick:
         if self.proved is not None:
             inside = "within" if self.proved else "not wholly within"
             certainty = (
-                f"95 % interval {latency.ci_low_ms:.3g} to {latency.ci_high_ms:.3g} ms, {inside} "
-                f"the budget"
+                f"95 % interval {milliseconds(latency.ci_low_ms)} to "
+                f"{milliseconds(latency.ci_high_ms)} ms, {inside} the budget"
             )
         return (
             f"best under {self.budget.ms:g} ms: {self.artifact.path} "
             f"({name_of(self.measured.record)}, {scored.name} "
             f"{percent(scored.value(self.measured.record))} on val, {self.budget.quantile} "
-            f"{ms:.3g} ms {self.budget.mode} on {self.measured.artifact.runtime} in "
+            f"{milliseconds(ms)} ms {self.budget.mode} on {self.measured.artifact.runtime} in "
             f"{self.measured.artifact.precision}; {certainty})"
         )
 

@@ -54,9 +54,22 @@ def text_of(table: Table, width: int | None = None, colour: bool = False) -> str
             lines += wrapped(f"[{section}]", width)
         lines += layout.lines(row, colour)
     lines.append(layout.rule)
-    for note in _left_out(dropped, columns, width) + table.notes:
+    for note in _left_out(dropped, columns, width) + _notes(table, columns):
         lines += wrapped(note, width, hanging="  ")
     return "\n".join([*lines, ""])
+
+
+def _notes(table: Table, columns: Sequence[Column]) -> list[str]:
+    """The notes; one that begins with a number such as [3], which no shown cell refers to, is
+    without this number.
+    """
+    cells = [row[column.key].text for row in table.rows for column in columns if column.key in row]
+    cited = set(re.findall(r"\[\d+\]", " ".join(cells)))
+    parts = [re.match(r"(\[\d+\]) (.*)", note, re.DOTALL) for note in table.notes]
+    return [
+        part[2] if part is not None and part[1] not in cited else note
+        for note, part in zip(table.notes, parts, strict=True)
+    ]
 
 
 def wrapped(text: str, width: int | None, hanging: str = "") -> list[str]:

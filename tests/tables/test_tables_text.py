@@ -50,6 +50,16 @@ def check(text: str, width: int) -> None:
                 assert line.startswith("[") or set(bars(line)) <= set(crossings), line
 
 
+def test_a_note_has_a_number_only_where_a_shown_cell_cites_it() -> None:
+    columns = [Column("model", "Model"), Column("why", "why", right=False, rank=1)]
+    table = Table("t", "Title", columns)
+    table.add({"model": Cell("m" * 50), "why": Cell("[1][2] " + "w" * 40)})
+    table.notes = ["[1] 3 numbers: no GPU", "[2] 1 number: no weights", "[4, 5] is an interval"]
+    assert render([table], "text", 120).endswith("\n".join([*table.notes, ""]))
+    narrow = render([table], "text", 60)
+    assert "\n3 numbers: no GPU\n1 number: no weights\n[4, 5] is an interval\n" in narrow
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_fits_at_every_width(name, width):
