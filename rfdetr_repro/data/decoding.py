@@ -7,7 +7,8 @@ Every picture becomes uint8 (H, W, 3) RGB:
   HSV: as Pillow converts them;
 - alpha is dropped, and the colours below it stay as stored (as in OpenCV and upstream);
 - 16-bit grey (and whole numbers of 32 bits): divided by 257, so that 65,535 is white, at any range
-  of the picture's own values;
+  of the picture's own values; TIFF of fewer than 16 bits: its own largest number is white;
+- TIFF that states "white is zero": inverted, at any number of bits;
 - floats: values within 0..1 are fractions of white; else values within 0..255 are taken as they
   are; else values within 0..65,535 are divided by 257; anything else, and values that are not
   finite, are refused;
@@ -21,21 +22,24 @@ program has set a limit other than Pillow's default. No torch here.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input
 
 LARGEST = 1 << 29  # px of one picture: 1.5 GiB as RGB
+LARGEST_SIDE = 1_000_000  # px: Pillow needs memory for every row, however short
 REDUCED_ABOVE = 1 << 26  # px: prediction reduces larger pictures while decoding
 _BAND = 1 << 24  # px converted at a time
 _PILLOW_DEFAULT = 89_478_485
@@ -46,6 +50,10 @@ if Image.MAX_IMAGE_PIXELS == _PILLOW_DEFAULT:  # a limit that the user's program
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _ORIENTATION = 0x0112
+_PNG_END = 1 << 16  # bytes at the end of a PNG in which EXIF is looked for
+_BITS_PER_SAMPLE = 258  # of TIFF, as is the next
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
 _QUARTERS = (5, 6, 7, 8)  # orientations that swap width and height
 # EXIF orientation -> what viewers do to the stored picture
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -62,6 +70,19 @@ _BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 # str | os.PathLike | bytes | bytearray | memoryview | a binary file | PIL.Image.Image
 Encoded = Any
+
+
+def _silence_libtiff() -> None:
+    """Stops libtiff, inside Pillow, from printing lines of its own about a broken file; the
+    exception that follows says what is wrong. A libtiff that cannot be reached goes on printing.
+    """
+    with suppress(AttributeError, OSError):
+        pillow = ctypes.CDLL(_imaging.__file__)
+        pillow.TIFFSetErrorHandler(None)
+        pillow.TIFFSetWarningHandler(None)
+
+
+_silence_libtiff()
 
 
 class _Unscalable(Exception):
@@ -107,10 +128,13 @@ class Decoded(NamedTuple):
 def read_header(source: Encoded) -> Header:
     """Size and orientation of a picture, from its header.
 
-    Raises :class:`InputError` for anything that is not a picture.
+    Raises :class:`InputError` for anything that is not a picture, and for a picture that is too
+    large to be decoded.
     """
-    with _opened(source) as (picture, _):
-        return _header(picture)
+    with _opened(source) as (picture, where):
+        header = _header(picture)
+        _refuse_too_large(header, where)
+        return header
 
 
 def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndarray:
@@ -119,7 +143,7 @@ def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndar
     ``source``: a path, the bytes of a file, a binary file, or a Pillow image. ``stated_wh``: the
     (width, height) that an annotation states; the picture is then rotated only where that is its
     rotated size. Raises :class:`InputError` for a missing or truncated file, a file that is not a
-    picture, a picture above LARGEST pixels, and values that cannot be scaled.
+    picture, a picture above LARGEST pixels or LARGEST_SIDE, and values that cannot be scaled.
     """
     with _opened(source) as (picture, where):
         header = _header(picture)
@@ -218,10 +242,12 @@ def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
     elif isinstance(source, (bytes, bytearray, memoryview)):
         where: object = f"{len(source)} bytes"
         with _reading(where), Image.open(io.BytesIO(source)) as picture:
+            _refuse_programs(picture, where)
             yield picture, where
     elif hasattr(source, "read"):
         where = f"the open file {getattr(source, 'name', '')}".strip()
         with _reading(where), Image.open(source) as picture:
+            _refuse_programs(picture, where)
             yield picture, where
     elif isinstance(source, (str, os.PathLike)):
         if str(source).startswith(("http:/", "https:/")):
@@ -231,6 +257,7 @@ def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
                 "a folder where a picture is expected", source, "name the pictures in the folder"
             )
         with open_input(source) as stream, _reading(source), Image.open(stream) as picture:
+            _refuse_programs(picture, source)
             yield picture, source
     else:
         raise InputError(
@@ -273,6 +300,13 @@ def _reading(where: object) -> Iterator[None]:
         raise InputError(f"cannot decode the image: {reason}", where, "replace the file") from error
 
 
+def _refuse_programs(picture: Image.Image, where: object) -> None:
+    """PostScript is a program: to decode it, Pillow would run it in Ghostscript."""
+    if picture.format == "EPS":
+        what = "the image is PostScript, a program, which is not run"
+        raise InputError(what, where, "save the picture as JPEG or PNG")
+
+
 def _has_content(where: object) -> bool:
     return (
         not (isinstance(where, (str, os.PathLike)) and Path(where).is_file())
@@ -287,15 +321,43 @@ def _header(picture: Image.Image) -> Header:
     """
     orientation: Any = 1
     try:
-        # otherwise Pillow would decode the picture to search after the pixels
-        if picture.format != "PNG" or "exif" in picture.info:
-            orientation = picture.getexif().get(_ORIENTATION, 1)
+        exif = _exif_of_png(picture) if picture.format == "PNG" else picture.getexif()
+        orientation = exif.get(_ORIENTATION, 1)
     except Exception:
         pass
     orientation = orientation if orientation in _TURNS else 1
     width, height = picture.size
     swapped = picture.format == "TIFF" and orientation in _QUARTERS
     return Header((height, width) if swapped else (width, height), int(orientation))
+
+
+def _exif_of_png(picture: Image.Image) -> Image.Exif:
+    """The EXIF of a PNG, which may be before its pixels or after them; Pillow's own way decodes the
+    picture to look there.
+    """
+    exif = Image.Exif()
+    stream = getattr(picture, "fp", None)  # None: Pillow has read the file to its end
+    content = picture.info.get("exif")
+    if content is None and stream is not None:
+        content = _exif_at_end(stream)
+    if content is not None:
+        exif.load(content)
+    return exif
+
+
+def _exif_at_end(stream: Any) -> bytes | None:
+    """The last EXIF chunk of a PNG, if it is within the file's last bytes and its checksum fits."""
+    place = stream.tell()
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _PNG_END))
+    end: bytes = stream.read()
+    stream.seek(place)
+    kind = end.rfind(b"eXIf")
+    if kind < 4:
+        return None
+    last = kind + 4 + int.from_bytes(end[kind - 4 : kind], "big")
+    checksum = int.from_bytes(end[last : last + 4], "big")
+    return end[kind + 4 : last] if zlib.crc32(end[kind:last]) == checksum else None
 
 
 def _turned(pixels: np.ndarray, header: Header, turn: bool, picture: Image.Image) -> np.ndarray:
@@ -315,6 +377,9 @@ def _refuse_too_large(header: Header, where: object) -> None:
     width, height = header.stored_wh
     if width * height > LARGEST:
         what = f"the image has {width} x {height} pixels, more than {LARGEST}"
+        raise InputError(what, where, "cut the picture into tiles")
+    if max(width, height) > LARGEST_SIDE:
+        what = f"the image has {width} x {height} pixels, a side of more than {LARGEST_SIDE}"
         raise InputError(what, where, "cut the picture into tiles")
     if width < 1 or height < 1:
         raise InputError(f"an empty image of {width} x {height} pixels", where)
@@ -343,14 +408,10 @@ def _converter(picture: Image.Image) -> Callable[[Image.Image], np.ndarray]:
     of the whole picture.
     """
     mode = picture.mode
-    if mode in _BITS_16:
-        low, high = _extrema(picture)
-        if low < 0 or high > 65535:
-            raise _Unscalable(f"whole numbers from {low:g} to {high:g}, not 16 bit")
-        return lambda part: _grey(np.asarray(part).astype(np.float64) / 257)
-    if mode == "F":
-        scale = _float_scale(picture)
-        return lambda part: _grey(np.asarray(part).astype(np.float64) * scale)
+    if mode in _BITS_16 or mode == "F":
+        scale = _float_scale(picture) if mode == "F" else _whole_scale(picture)
+        inverted = _of_tiff(picture, _PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts 8 bits only
+        return lambda part: _grey(np.asarray(part).astype(np.float64) * scale, inverted)
     steps = {"La": ("LA", "RGB"), "RGBa": ("RGBA", "RGB"), "PA": ("RGBA", "RGB"), "RGB": ()}.get(
         mode, ("RGB",)
     )
@@ -376,6 +437,20 @@ def _extrema(picture: Image.Image) -> tuple[float, float]:
     return float(np.min(found)), float(np.max(found))
 
 
+def _of_tiff(picture: Image.Image, tag: int) -> Any:
+    """The first value of a tag of a TIFF; None of other pictures, and where the tag is absent."""
+    value = getattr(picture, "tag_v2", {}).get(tag)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _whole_scale(picture: Image.Image) -> float:
+    low, high = _extrema(picture)
+    if low < 0 or high > 65535:
+        raise _Unscalable(f"whole numbers from {low:g} to {high:g}, not 16 bit")
+    bits = _of_tiff(picture, _BITS_PER_SAMPLE)  # Pillow reads 12 bits as they are
+    return 255 / (2**bits - 1) if bits in range(9, 16) else 1 / 257
+
+
 def _float_scale(picture: Image.Image) -> float:
     low, high = _extrema(picture)
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -385,6 +460,8 @@ def _float_scale(picture: Image.Image) -> float:
     return 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
+def _grey(values: np.ndarray, inverted: bool) -> np.ndarray:
     narrow = np.rint(values).astype(np.uint8)
+    if inverted:
+        narrow = 255 - narrow
     return np.repeat(narrow[..., None], 3, axis=2)

@@ -10,10 +10,9 @@ from typing import Any
 from rfdetr_repro.spec.errors import InputError
 
 from .coco_document import ImageKey, image_key, whole
-from .decoding import read_header
+from .decoding import LARGEST_SIDE, read_header
 from .image_files import ImageFinder, short
 
-LARGEST_SIDE = 1_000_000  # px
 MOST_PIXELS = 2**31 - 1  # run lengths of masks are 32-bit numbers
 _SAME_ID = "images whose id another image has"
 

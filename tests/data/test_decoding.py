@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,23 @@ def transparent(mode: str) -> Image.Image:
     return image
 
 
+def tiff(bits: int, photometric: int, pixels: bytes, kind: int = 1) -> bytes:
+    """A TIFF of one grey channel. ``photometric``: 0 where white is zero, 1 where black is.
+    ``kind`` of the numbers: 1 whole, 3 floating.
+    """
+    tags = {256: WIDTH, 257: HEIGHT, 258: bits, 259: 1, 262: photometric, 277: 1, 278: HEIGHT}
+    tags |= {273: 0, 279: len(pixels), 339: kind}
+    tags[273] = 14 + 12 * len(tags)  # where the pixels begin: behind this list
+    listed = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + listed + bytes(4) + pixels
+
+
+def in_12_bits() -> bytes:
+    """The ramp in packed numbers of 12 bits."""
+    numbers = (ramp().astype(int) * 4095 // 255).ravel()
+    return bytes.fromhex("".join(f"{number:03x}" for number in numbers))
+
+
 GREY = np.repeat(ramp()[..., None], 3, axis=2)
 WIDE = ramp().astype(np.uint16) * 257
 MODES = {  # name -> file, and what is expected
@@ -54,6 +72,12 @@ MODES = {  # name -> file, and what is expected
     "16 bit PNG": (lambda: save(Image.fromarray(WIDE), "PNG"), GREY),
     "16 bit TIFF": (lambda: save(Image.fromarray(WIDE), "TIFF"), GREY),
     "32 bit": (lambda: save(Image.fromarray(WIDE.astype(np.int32)), "TIFF"), GREY),
+    "12 bit TIFF": (lambda: tiff(12, 1, in_12_bits()), GREY),
+    "16 bit TIFF, white is zero": (lambda: tiff(16, 0, (65535 - WIDE).tobytes()), GREY),
+    "float TIFF, white is zero": (
+        lambda: tiff(32, 0, (1 - ramp().astype(np.float32) / 255).tobytes(), kind=3),
+        GREY,
+    ),
     "float 0..1": (lambda: save(Image.fromarray(ramp().astype(np.float32) / 255), "TIFF"), GREY),
     "float 0..255": (lambda: save(Image.fromarray(ramp().astype(np.float32)), "TIFF"), GREY),
     "float 0..65535": (lambda: save(Image.fromarray(WIDE.astype(np.float32)), "TIFF"), GREY),
@@ -179,6 +203,21 @@ def test_yolo_labels_are_in_the_frame_that_viewers_show(tmp_path: Path, orientat
     assert split.rotations() == {"turned": 1, "ignored": 0}
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_the_exif_of_a_png_may_follow_its_pixels(orientation: int, tmp_path: Path) -> None:
+    """The format allows both places, and Pillow reads both."""
+    early = turned(orientation)
+    start = early.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(early[start : start + 4], "big")
+    late = early[:start] + early[end:-12] + early[start:end] + early[-12:]
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(late))))
+    assert np.array_equal(decode(late), shown) and np.array_equal(decode(early), shown)
+    assert np.array_equal(decode(Image.open(io.BytesIO(late))), shown)
+    assert read_header(late) == read_header(early) and read_header(late).orientation == orientation
+    broken = late.replace(b"eXIf", b"eXIg")
+    assert np.array_equal(decode(broken), colours())
+
+
 def test_damaged_exif_says_nothing(tmp_path: Path) -> None:
     content = save(Image.fromarray(colours()), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert np.array_equal(decode(content), colours())
@@ -206,6 +245,25 @@ def test_what_cannot_be_decoded_is_one_clear_line(
             decode(source)
         assert "\n" not in str(raised.value)
     assert "bad picture.img" in str(raised.value)
+
+
+def test_postscript_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was asked to run the file")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
+    program = save(Image.fromarray(colours()), "EPS")
+    for read in (decode, decode_reduced, read_header):
+        with pytest.raises(InputError, match="PostScript"):
+            read(program)
+
+
+def test_libtiff_prints_no_lines_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(save(Image.fromarray(colours()), "TIFF", compression="tiff_adobe_deflate"))
+    content[20:40] = bytes(20)
+    with pytest.raises(InputError, match="cannot decode"):
+        decode(bytes(content))
+    assert capfd.readouterr().err == ""
 
 
 def test_folders_addresses_and_other_things_are_refused(tmp_path: Path) -> None:
@@ -300,8 +358,16 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("rfdetr_repro.data.decoding.LARGEST", HEIGHT * WIDTH - 1)
-    with pytest.raises(InputError, match="cut the picture into tiles"):
-        decode(turned())
+    for read in (decode, decode_reduced, read_header):
+        with pytest.raises(InputError, match="cut the picture into tiles"):
+            read(turned())
+
+
+def test_a_side_that_no_picture_has_is_refused() -> None:
+    """Pillow needs memory for every row: gigabytes for a picture of some hundred bytes."""
+    narrow = save(Image.new("1", (1, 1_000_001)), "PNG")
+    with pytest.raises(InputError, match="a side of more than 1000000"):
+        decode(narrow)
 
 
 def test_training_prediction_and_the_audit_see_one_picture(tmp_path: Path) -> None:
