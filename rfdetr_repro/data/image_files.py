@@ -15,7 +15,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# of every picture that somebody may mean, also of formats that cannot be decoded: a picture that is
+# left out without a word would change what is trained on, and what is measured
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".jp2",
+    ".mpo",
+    ".heic",
+    ".heif",
+    ".jxl",
+}
 MOST_LIST_BYTES = 256 << 20  # of a file that lists pictures
 _SHOWN = 120  # characters of a name in a message
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rfdetr_repro.spec.errors import InputError
 
-# suffixes of files that are found in a folder or by a pattern
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}
+from .image_files import SUFFIXES, is_picture
+
+# suffixes of videos that are found in a folder or by a pattern
 VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"}
 STANDARD_INPUT = "-"
 _MOST_NAMES = 1_000_000  # on the standard input
@@ -101,13 +102,16 @@ def _of_folder(folder: Path) -> list[Medium]:
         raise InputError(
             "there are no images in the folder",
             folder,
-            f"give a folder that holds {', '.join(sorted(PICTURES))} files or videos",
+            f"give a folder that holds {', '.join(sorted(SUFFIXES))} files or videos",
         )
     return inside
 
 
 def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES | VIDEOS and path.is_file()
+    """Whether the name is that of a picture or video. Links that lead nowhere are known too, so
+    that they are reported.
+    """
+    return (is_picture(path.name) or path.suffix.lower() in VIDEOS) and not path.is_dir()
 
 
 def _medium(path: Path) -> Medium:

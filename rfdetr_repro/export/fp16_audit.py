@@ -28,6 +28,7 @@ import onnx
 import onnxruntime
 
 from rfdetr_repro.data.decoding import decode
+from rfdetr_repro.data.image_files import is_picture
 from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.export.onnx_file import check_operators, load, load_whole
 from rfdetr_repro.export.trial import check_size, run_once
@@ -50,7 +51,6 @@ SUMMING = {
 }
 LOST = 0.5  # share of a value's non-zero elements that may be subnormal
 MOST_BYTES = 2**26  # bytes of intermediate values that are fetched per run, to bound memory
-SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Range(NamedTuple):
@@ -273,17 +273,17 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
         raise InputError(what, path, "export the model with such an input")
     name = inputs[0].name
     batch, _, height, width = sizes
-    check_size(height, width, path)
+    check_size(height, width, path, batch)
     if images is None:
         random = np.random.default_rng(0)
         for _ in range(math.ceil(count / batch)):
             yield {name: random.random((batch, 3, height, width), dtype=np.float32)}
         return
     below = ((folder / name) for folder, names in files_below(images) for name in names)
-    files = sorted(file for file in below if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in below if is_picture(file.name))
     if not files:
         raise InputError(
-            "there are no images in the folder", images, "give a folder with .jpg or .png files"
+            "there are no images in the folder", images, "give a folder that holds pictures"
         )
     for place in range(0, min(count, len(files)), batch):
         # the next images fill up the last batch, and where there are no more, the first

@@ -71,11 +71,16 @@ class Output(NamedTuple):
         return math.prod(self.shape) * _BYTES.get(self.dtype, 1)
 
 
-def check_size(height: int, width: int, path: str | Path) -> None:
-    """Raises :class:`InputError` for an image input with more than LARGEST_PIXELS pixels."""
+def check_size(height: int, width: int, path: str | Path, images: int = 1) -> None:
+    """Raises :class:`InputError` for an image input with more than LARGEST_PIXELS pixels, and for
+    a batch of images with more pixels than MOST_IMAGES of the largest images.
+    """
     if height * width > LARGEST_PIXELS:
         what = f"the model takes images of {height}x{width}, more than {LARGEST_PIXELS} pixels"
         raise InputError(what, path, "export the model for a smaller size")
+    if images * height * width > MOST_IMAGES * LARGEST_PIXELS:
+        what = f"the model takes {images} images of {height}x{width} at once, which is too much"
+        raise InputError(what, path, "export the model for fewer images")
 
 
 def run_once(

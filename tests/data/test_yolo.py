@@ -230,6 +230,26 @@ def test_what_archives_of_a_mac_hold_beside_the_pictures_is_no_picture(tmp_path:
     assert [info.path.name for info in read_split(folder, "train").images] == ["a.jpg"]
 
 
+def test_no_picture_is_left_out_without_a_word(tmp_path: Path) -> None:
+    """Other formats are read, or refused by their names."""
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.4"})
+    images = folder / "train" / "images"
+    for name in ("b.avif", "c.gif", "d.JFIF"):
+        kind = "JPEG" if name == "d.JFIF" else None
+        Image.new("RGB", (10, 10)).save(images / name, kind)
+    assert [info.path.name for info in read_split(folder, "train").images] == [
+        "a.jpg",
+        "b.avif",
+        "c.gif",
+        "d.JFIF",
+    ]
+    (images / "e.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(InputError, match=r"the format is unknown.*e\.heic.*save the picture as"):
+        read_split(folder, "train")
+    dropped = read_split(folder, "train", drop_bad=True).dropped
+    assert dropped == {"image that cannot be decoded": 1}
+
+
 def test_bad_lines_are_dropped_on_request(tmp_path: Path) -> None:
     lines = (
         "0 0.5 0.5 0.2 0.4\n9 0.5 0.5 0.2 0.4\n0 nan 0.5 0.2 0.4\n0 30 20 5 5\n0 0.5\nx 1 1 1 1\n"

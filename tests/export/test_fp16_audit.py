@@ -150,6 +150,8 @@ def broken(folder: Path, case: str) -> list[str]:
         layer_norm(model, 17)
     elif case == "dynamic":
         written(model, [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, "height", 8])
+    elif case == "huge batch":
+        written(model, [helper.make_node("Relu", ["x"], ["y"])], {}, [2**31, 3, 8, 8])
     elif case != "missing":
         written(model, [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, 8, 8])
     pictures = folder / "pictures"
@@ -169,6 +171,7 @@ BROKEN = (
     "corrupt",
     "two axes",
     "dynamic",
+    "huge batch",
     "there are no images",
     "broken picture",
     "none",

@@ -102,7 +102,7 @@ def _inputs() -> Iterator[Change]:
             yield (
                 f"input dimension {where} = {size}",
                 dim,
-                (where < 2 and size not in (0, -1)) or size > 10**5,
+                (where == 1 and size not in (0, -1)) or size > 10**5,  # the audit takes a batch
             )
     for side in (10**5, 2**20):
 

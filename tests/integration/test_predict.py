@@ -104,16 +104,18 @@ def test_the_work_goes_on_after_a_broken_file(
     whole = write(tmp_path / "in" / "c.png", 3).read_bytes()
     (tmp_path / "in" / "c.png").write_bytes(whole[: len(whole) // 2])
     write(tmp_path / "in" / "d.jpg")
+    (tmp_path / "in" / "e.jpg").symlink_to("gone.jpg")
     arguments = ["--model", str(checkpoint), "--out", str(tmp_path / "out")]
     assert run_main(predict.main, [str(tmp_path / "in"), *arguments]) == EXIT_FAILED
     printed = capsys.readouterr()
     lines = printed.err.strip().splitlines()
-    assert len(lines) == 3 and lines[2].startswith("failed: 2 of 4 files could not be read")
-    assert "b.png" in lines[0] and "c.png" in lines[1]
+    assert len(lines) == 4 and lines[3].startswith("failed: 3 of 5 files could not be read")
+    assert "b.png" in lines[0] and "c.png" in lines[1] and "e.jpg" in lines[2]
     assert all(line.startswith("error: cannot decode the image") for line in lines[:2])
+    assert lines[2].startswith("error: cannot read: No such file")
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [entry["image"] for entry in found] == ["a.png", "b.png", "c.png", "d.jpg"]
-    assert ["error" in entry for entry in found] == [False, True, True, False]
+    assert [entry["image"] for entry in found] == ["a.png", "b.png", "c.png", "d.jpg", "e.jpg"]
+    assert ["error" in entry for entry in found] == [False, True, True, False, True]
     assert all(("objects" in entry) != ("error" in entry) for entry in found)
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"a.png", "d.png", "predictions.json"}
