@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from rfdetr_repro.data.coco import ClassMap
-from rfdetr_repro.model.checkpoints.native import read_metadata
+from rfdetr_repro.model.checkpoints.tensor_files import read_metadata
 from rfdetr_repro.ops.device import available_bytes, named, ran_out_of_memory
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
@@ -118,7 +118,9 @@ def stored_batch_size(folder: Path, images: int) -> int | None:
     if not path.exists():
         return None
     try:
-        train = json.loads(read_metadata(path).get("recipe", ""))["train"]
+        train = json.loads(
+            read_metadata(path, "copy the file again, or train again").get("recipe", "")
+        )["train"]
         size, accumulate = int(train["batch_size"]), int(train["accumulate"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_detector
 
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import load_pretrained, save_released
+from rfdetr_repro.model.checkpoints.tensor_files import MOST_BYTES
 from rfdetr_repro.model.checkpoints.unpickle import read_pickle
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
@@ -81,6 +83,80 @@ def test_a_pickle_that_inflates_is_refused_before(tmp_path: Path, released: byte
     assert (tmp_path / "bomb.pth").stat().st_size < 2**18
     with pytest.raises(InputError, match="too long"):
         read_pickle(tmp_path / "bomb.pth")
+
+
+def test_a_flipped_bit_in_the_weights_is_seen(tmp_path: Path) -> None:
+    """PyTorch itself does not look at the checksums that it writes."""
+    path = tmp_path / "m.pth"
+    weights = torch.arange(10.0)
+    torch.save({"model": weights}, path)
+    content = bytearray(path.read_bytes())
+    content[content.find(weights.numpy().tobytes()) + 7] ^= 64
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["model"].isinf().any()
+    with pytest.raises(InputError, match=r"data/0 is damaged: its checksum differs.*m\.pth"):
+        read_pickle(path)
+
+
+def test_checksums_that_pytorch_left_out_are_not_missed(tmp_path: Path) -> None:
+    usual = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"model": torch.arange(10.0)}, tmp_path / "m.pth")
+    finally:
+        torch.serialization.set_crc32_options(usual)
+    assert torch.equal(read_pickle(tmp_path / "m.pth")["model"], torch.arange(10.0))
+
+
+@pytest.mark.parametrize("what", ["is in the archive twice", "is encrypted"])
+def test_members_whose_content_is_in_doubt_are_refused(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    torch.save({"model": torch.arange(10.0)}, path)
+    if what == "is encrypted":
+        content = bytearray(path.read_bytes())
+        content[content.rfind(b"PK\x01\x02", 0, content.rfind(b"/data/0")) + 8] |= 1
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(archive.namelist()[0], b"other")
+    with pytest.raises(InputError, match=what):
+        read_pickle(path)
+
+
+def test_weights_that_are_there_with_and_without_a_wrapper_are_refused(
+    released: bytes, tmp_path: Path
+) -> None:
+    content = torch.load(io.BytesIO(released), weights_only=False)
+    name, value = next(iter(content["model"].items()))
+    content["model"][f"module.{name}"] = value + 1
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"twice, with and without the prefix.*m\.pth"):
+        load_pretrained(tmp_path / "m.pth")
+
+
+def test_a_safetensors_header_with_a_name_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_detector(path, tiny_detector().state_dict(), CARD)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, body = content[8 : 8 + length].rstrip(), content[8 + length :]
+    name = b'"decoder.norm.weight":'
+    entry = name + header.partition(name)[2].partition(b"}")[0] + b"}"
+    header = header[:-1] + b"," + entry + b"}"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + body)
+    for load in (load_supernet, load_pretrained):
+        with pytest.raises(InputError, match=r"decoder\.norm\.weight' occurs twice"):
+            load(path)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_a_file_larger_than_any_checkpoint_takes_no_memory(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m.{ending}"
+    with path.open("wb") as stream:
+        stream.truncate(MOST_BYTES + 1)  # takes no room on the disk either
+    for load in (load_supernet, load_pretrained):
+        with pytest.raises(InputError, match="cannot be a checkpoint"):
+            load(path)
 
 
 @pytest.mark.parametrize("new", [True, False])

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input, parse_json, read_input, refuse_stand_in
 
+from .tensor_files import check_length, read_safetensors
 from .unpickle import RESAVE, Fields, read_pickle
 
 # Components that wrappers put into parameter names, in any order and at any depth; no model here
@@ -52,6 +52,7 @@ def read_container(path: str | Path) -> dict[str, Any]:
     for pickles with a global outside plain data.
     """
     with open_input(path) as stream:
+        check_length(stream, path)
         head = stream.read(256)
     if not head:
         raise InputError("the checkpoint is empty", path, "copy or download it again")
@@ -73,14 +74,8 @@ def weights_file(path: str | Path) -> Path:
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
-    try:
-        with safe_open(str(path), framework="pt") as stream:
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-            content: dict[str, Any] = {"model": tensors, "metadata": stream.metadata() or {}}
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"corrupt checkpoint: {error}", path, "copy or download it again"
-        ) from error
+    tensors, metadata = read_safetensors(path, "copy or download it again")
+    content: dict[str, Any] = {"model": tensors, "metadata": metadata}
     config_path = Path(path).with_name(CONFIG_JSON)
     if config_path.is_file():
         content[CONFIG_JSON] = _read_json(config_path)
@@ -110,9 +105,10 @@ def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str,
     average is preferred to raw weights in the same file. Raises :class:`InputError` where the file
     holds no weights, several equally suitable sets of weights, or LoRA weights that are not merged.
     """
-    found = list(_candidates(content))
-    if not found:
-        found = _anything(content)
+    try:
+        found = list(_candidates(content)) or _anything(content)
+    except InputError as error:
+        raise error.at(path) from error
     if not found:
         raise InputError("no weights", path, f"found only {', '.join(map(str, list(content)[:6]))}")
     found.sort(key=lambda one: _rank(one[0], content))
@@ -171,9 +167,7 @@ def _candidates(
     """Yields (place, tensors) of each set of weights with an anchor, nested dictionaries
     included.
     """
-    tensors = {
-        _unwrapped(str(name)): value for name, value in content.items() if isinstance(value, Tensor)
-    }
+    tensors = _tensors(content)
     prefixes = _prefixes(tensors)
     for prefix in prefixes:
         longer = tuple(one for one in prefixes if len(one) > len(prefix))
@@ -189,6 +183,22 @@ def _candidates(
         for name, value in content.items():
             if isinstance(value, Mapping) and not _NOT_WEIGHTS.match(str(name)):
                 yield from _candidates(value, (*where, str(name)))
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors by their names without the components of wrappers; raises :class:`InputError`
+    for a name that then occurs twice.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            continue
+        short = _unwrapped(str(name))
+        if short in tensors:
+            what = f"the weights hold {short} twice, with and without the prefix of a wrapper"
+            raise InputError(what, hint=RESAVE)
+        tensors[short] = value
+    return tensors
 
 
 def _unwrapped(name: str) -> str:
@@ -225,11 +235,7 @@ def _anything(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, 
     for key in ("model", "state_dict", ""):
         state = content.get(key, {}) if key else content
         if isinstance(state, Mapping):
-            tensors = {
-                _unwrapped(str(name)): value
-                for name, value in state.items()
-                if isinstance(value, Tensor)
-            }
+            tensors = _tensors(state)
             if tensors:
                 return [((key,) if key else (), tensors)]
     return []

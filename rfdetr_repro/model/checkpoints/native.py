@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,16 +23,12 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.codec import decode
 from rfdetr_repro.spec.errors import FULL, InputError
-from rfdetr_repro.spec.files import (
-    atomic_path,
-    open_input,
-    parse_json,
-    refuse_stand_in,
-    sha256_file,
-)
+from rfdetr_repro.spec.files import atomic_path, parse_json, sha256_file
 from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.ranges import check_classes
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
+
+from .tensor_files import read_safetensors
 
 FORMAT = "rfdetr_repro/1"
 FLOATS = {
@@ -144,16 +140,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not os.path.lexists(path):
         raise InputError("no such checkpoint", path, "check the path, or train a model first")
-    with open_input(path) as stream:
-        refuse_stand_in(stream.read(256), path)
-    try:
-        with safe_open(str(path), framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"corrupt checkpoint: {error}", path, "copy the file again, or train again"
-        ) from error
+    tensors, metadata = read_safetensors(path, "copy the file again, or train again")
     if metadata.get("format") != FORMAT:
         raise InputError(
             "a safetensors file that this package did not write",
@@ -161,19 +148,6 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"its metadata should state format {FORMAT}",
         )
     return tensors, metadata
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without its tensors. Raises :class:`InputError` for
-    anything else.
-    """
-    try:
-        with safe_open(str(path), framework="pt") as stream:
-            return dict(stream.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"corrupt checkpoint: {error}", path, "copy the file again, or train again"
-        ) from error
 
 
 def save_detector(path: str | Path, state: dict[str, Tensor], card: ModelCard) -> str:

@@ -28,6 +28,7 @@ __all__ = ["RESAVE", "Fields", "Foreign", "InertUnpickler", "read_pickle"]
 
 RESAVE = 'save it again as {"model": state_dict, "args": dict of plain values}'
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before zip archives
+_ENCRYPTED = 1  # flag of a member of a zip archive
 _DAMAGED = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -123,7 +124,7 @@ def _read_sequence(stream: io.BufferedReader, size: int) -> Any:
 
 
 def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
-    members = {member.filename: member for member in archive.infolist()}
+    members = _members(archive)
     roots = [
         name[: -len("data.pkl")]
         for name in members
@@ -133,7 +134,7 @@ def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
         raise _NotPyTorch
     root = roots[0]
     if (order := members.get(f"{root}byteorder")) is not None and _small(
-        archive, order
+        archive, order, path
     ).strip() != b"little":
         raise InputError("the file was written on a big-endian machine", path, RESAVE)
     storages: dict[str, Tensor] = {}
@@ -159,14 +160,30 @@ def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
         )
 
     return InertUnpickler(
-        io.BytesIO(_small(archive, members[f"{root}data.pkl"])), load_storage
+        io.BytesIO(_small(archive, members[f"{root}data.pkl"], path)), load_storage
     ).load()
 
 
-def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The members by their names. Raises ValueError for a name that occurs twice, and for encrypted
+    members.
+    """
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        if member.filename in members:
+            raise ValueError(f"{member.filename} is in the archive twice")
+        if member.flag_bits & _ENCRYPTED:
+            raise ValueError(f"{member.filename} is encrypted")
+        members[member.filename] = member
+    return members
+
+
+def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str | Path) -> bytes:
     """Content of a member that holds no weights. A member that is too long when inflated is refused
     before it is inflated completely.
     """
+    if member.compress_type == zipfile.ZIP_STORED and member.file_size <= MOST_PICKLE_BYTES:
+        return _bytes_of(path, member).numpy().tobytes()
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} is compressed in an unusual way")
     with archive.open(member) as stream:
@@ -177,8 +194,8 @@ def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
-    """Content of a stored member, uint8 (n,); its checksum is not checked, because PyTorch may
-    leave it out.
+    """Content of a stored member, uint8 (n,). Its checksum is checked unless it is 0, which PyTorch
+    writes where it computes none.
     """
     buffer = np.empty(member.file_size, dtype=np.uint8)
     with Path(path).open("rb") as stream:
@@ -187,4 +204,6 @@ def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
         stream.seek(member.header_offset + 30 + name + extra)
         if stream.readinto(buffer.data) != member.file_size:
             raise ValueError("the file is cut short")
+    if member.CRC and zlib.crc32(buffer.data) != member.CRC:
+        raise ValueError(f"{member.filename} is damaged: its checksum differs")
     return torch.from_numpy(buffer)
