@@ -221,21 +221,24 @@ def serve() -> None:
     import numpy  # noqa: F401 (loaded once, for all forks)
     import onnxruntime  # noqa: F401
 
+    # what ONNX Runtime itself prints about a file must not be taken for an answer
+    answers = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     requests = sys.stdin.buffer
     while line := requests.readline():
         request = json.loads(line)
         content = requests.read(request["bytes"])
         child = os.fork()
         if child == 0:
-            _answer(content, request)  # does not return
+            _answer(content, request, answers)  # does not return
         del content
         _, status = os.waitpid(child, 0)
         if status:
-            _say(_of_end(os.waitstatus_to_exitcode(status)))
+            _say(_of_end(os.waitstatus_to_exitcode(status)), answers)
 
 
-def _say(answer: dict[str, Any]) -> None:
-    os.write(1, json.dumps(answer).encode() + b"\n")
+def _say(answer: dict[str, Any], answers: int) -> None:
+    os.write(answers, json.dumps(answer).encode() + b"\n")
 
 
 def _of_end(code: int) -> dict[str, str]:
@@ -247,7 +250,7 @@ def _of_end(code: int) -> dict[str, str]:
     return {"error": f"the model crashes the process that runs it ({name})"}
 
 
-def _answer(content: bytes, request: dict[str, Any]) -> None:
+def _answer(content: bytes, request: dict[str, Any], answers: int) -> None:
     answer: dict[str, Any]
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -263,7 +266,7 @@ def _answer(content: bytes, request: dict[str, Any]) -> None:
         small = any(word in message for word in ("bad_alloc", "Failed to allocate", "overflow"))
         what = "uses too much memory" if small else "does not run on one image"
         answer = {"error": f"the model {what} ({message})"}
-    _say(answer)
+    _say(answer, answers)
     os._exit(0)
 
 

@@ -193,6 +193,11 @@ def broken(path: Path, case: str) -> Path:
         return path
     if case == "dynamic":
         return saved(path, relu, {"y": [1, 3, "h", 64]}, image=[1, 3, "h", 64])
+    if case in SIZES_OF_NOTHING:
+        model = onnx.load(saved(path, relu, {"y": [1, 3, "h", 64]}, image=[1, 3, "h", 64]))
+        model.metadata_props.add(key="imgsz", value=case)
+        onnx.save(model, path)
+        return path
     if case == "custom operator":
         return saved(
             path,
@@ -207,6 +212,7 @@ def broken(path: Path, case: str) -> Path:
     return saved(path, relu, {"y": [1, 3, 32, 64]})  # an image is no detection
 
 
+SIZES_OF_NOTHING = ("[null]", "['a', 'b']", "[1e400, 64]", "[[64], [64]]", "-64", "True")
 BROKEN = {
     "not ONNX": "not an ONNX model",
     "dynamic": "give the size with --shape",
@@ -214,6 +220,7 @@ BROKEN = {
     "old": "opset 11",
     "batch of 2": "needs a batch of 2",
     "no detector": "match no known form",
+    **dict.fromkeys(SIZES_OF_NOTHING, "give the size with --shape"),
 }
 
 

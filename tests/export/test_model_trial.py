@@ -102,6 +102,15 @@ def test_what_takes_too_much_memory_is_told_and_the_next_file_is_tried(
     assert len(run_once(foreign, "m.onnx")) == 2
 
 
+def test_what_the_runtime_prints_is_no_answer(foreign: bytes) -> None:
+    """ONNX Runtime prints lines about a name that is not UTF-8; they were taken for the answers to
+    this file and to the next ones.
+    """
+    with pytest.raises(InputError, match="cannot load the model"):
+        run_once(foreign.replace(b"logits_c", b"logits\xdfc", 1), "m.onnx")
+    assert len(run_once(foreign, "m.onnx")) == 2
+
+
 def test_a_loop_without_end_ends(
     foreign: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

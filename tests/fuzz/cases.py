@@ -75,6 +75,8 @@ OF_FILE: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "foreign.onnx": [
         ("bench", ("--onnx", "foreign.onnx", "--data", "coco", *BENCH)),
         ("fp16_audit", ("foreign.onnx", "--count", "1")),
+        ("predict", ("picture.png", "--model", "foreign.onnx", "--classes", "ids", "--out", "out")),
+        ("half", ("foreign.onnx", "--out", "out.onnx")),
     ],
     "run/records.jsonl": [
         ("tables", ("--table", "frontier", "--records", "run/records.jsonl")),

@@ -99,19 +99,27 @@ def _metadata(model: onnx.ModelProto) -> Metadata:
     if isinstance(names, dict):
         keys = sorted(names) if all(isinstance(key, int) for key in names) else list(names)
         names = [names[key] for key in keys]
-    size = _value(entries.get("imgsz"))
-    hw = (int(size[0]), int(size[-1])) if isinstance(size, (list, tuple)) and size else None
     options = _value(entries.get("args"))
     return Metadata(
         author=entries.get("author", ""),
         task=entries.get("task", "").lower(),
         head=entries.get("head", ""),
         names=tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
-        image_hw=(size, size) if isinstance(size, int) else hw,
+        image_hw=_sides(_value(entries.get("imgsz"))),
         end2end=entries.get("end2end", "").lower() == "true",
         nms=isinstance(options, dict) and options.get("nms") is True,
         entries=entries,
     )
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Height and width; None for anything but one or several positive whole numbers, and then an
+    open size is asked for.
+    """
+    sides = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not sides or any(type(side) is not int or side < 1 for side in sides):
+        return None
+    return sides[0], sides[-1]
 
 
 def _value(text: str | None) -> Any:
