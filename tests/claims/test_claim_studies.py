@@ -68,7 +68,11 @@ def test_given_weights_are_evaluated_once_and_judged(data, tmp_path, monkeypatch
     monkeypatch.setattr(claim_studies, "load_supernet", load)
     records = run_study(request)
     assert loaded == [PICO_WEIGHTS]
-    assert [record.model.arch for record in records] == list(SPACE)
+    drawn = [record for record in records if record.model.variant is None]
+    assert [record.model.arch for record in drawn] == list(SPACE)
+    fresh = [record for record in records if record.model.variant == NEVER_TRAINED]
+    assert len(fresh) + len(drawn) == len(records)
+    assert {record.model.arch.patch for record in fresh} == {14, 18, 20}
     assert all(has_resamples(one) and one.source == one.campaign == STUDY for one in records)
     # a stand-alone subnet gives the same AP
     detector, _, sha256 = load_supernet(PICO_WEIGHTS)
@@ -278,7 +282,7 @@ def test_queries_dropped_at_random_are_records_of_the_same_weights(data, tmp_pat
         (["--seeds", "3"], "no meaning without --run"),
         (["--stated", "--run", "weights"], "no meaning with --stated"),
         (["--run", "sharing", "--out", "x", "--seeds", "0"], "whole number from 1"),
-        (["--run", "sharing", "--out", "x", "--claim", "4"], "not about claim 4"),
+        (["--run", "sharing", "--out", "x", "--claim", "5"], "not about claim 5"),
     ],
 )
 def test_bad_arguments_are_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch):
