@@ -181,11 +181,12 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
         _join_front(
             axes, [(timed, holder) for timed, holder in shown if _file(timed) in front], color
         )
+        whiskers = _whiskers(timed for timed, _ in shown)
         axes.errorbar(
             x,
             y,
             label=f"{split}, measured",
-            xerr=_whiskers(timed for timed, _ in shown),
+            xerr=whiskers,
             yerr=_ap_whiskers(holder for _, holder in shown),
             color=color,
             marker=marker,
@@ -195,7 +196,10 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
             capsize=1.6,
             zorder=4,
         )
-        xs, ys = [*xs, *x], [*ys, *map(_ap_high, (holder for _, holder in shown))]
+        below, above = whiskers
+        xs += [ms - part for ms, part in zip(x, below, strict=True)]
+        xs += [ms + part for ms, part in zip(x, above, strict=True)]
+        ys += [_ap_high(holder) for _, holder in shown]
     if panel.search:
         label = f"{len(panel.search)} configurations on val,\nlatency modelled"
         axes.text(

@@ -187,6 +187,21 @@ def test_intervals_of_ap_are_whiskers_and_an_order_that_is_not_established_is_do
     assert lines and all(line.get_linestyle() != "-" for line in lines)
 
 
+def test_every_whisker_of_a_latency_lies_inside_the_panel():
+    wide = []
+    for record in with_intervals():
+        timed = record.latency
+        if timed is not None and timed.method == "measured":
+            ends = {"ci_low_ms": 0.3 * timed.median_ms, "ci_high_ms": 2.5 * timed.median_ms}
+            record = replace(record, latency=replace(timed, **ends))
+        wide.append(record)
+    for axes in drawn(draw_pareto, wide).axes:
+        left, right = axes.get_xlim()
+        for _, _, (horizontal, *_) in bars(axes):
+            ends = [x for line in horizontal.get_segments() for x in line[:, 0]]
+            assert ends and left < min(ends) and max(ends) < right
+
+
 def test_the_line_of_the_pareto_plot_skips_points_that_lost():
     points = confirmed_points(RECORDS)
     loser = points[1].val
