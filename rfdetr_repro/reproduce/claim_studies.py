@@ -272,6 +272,8 @@ def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> 
         if (
             record.source == STUDY
             and record.training_sha256 == ready.sha256
+            # comparisons pair equal names, which state what the other sides started from
+            and record.model.name.endswith(scale.words)
             and record.data is not None
             and record.data.sha256 == split.sha256
         ):
