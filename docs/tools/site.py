@@ -31,6 +31,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """The text of a page whose links to files of the repository, such as ``../CONTRIBUTING.md``,
+    lead to the pages made of them.
+    """
+    for name, source in ELSEWHERE.items():
+        markdown = markdown.replace(f"](../{source}", f"]({name}")
+    return markdown
+
+
 def _from_docs(text: str) -> str:
     """The text with links as they are seen from ``docs``: ``docs/data.md`` becomes ``data.md``."""
     return re.sub(r"\]\(docs/", "](", text)
