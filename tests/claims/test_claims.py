@@ -46,6 +46,8 @@ from rfdetr_repro.records.record import (
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import sha256_file
+from rfdetr_repro.spec.presets import PICO_WEIGHTS
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.train_config import TrainConfig, with_settings
 from rfdetr_repro.tables.command import load_records
@@ -419,11 +421,14 @@ def test_every_changed_recipe_is_a_setting_of_training():
 def test_the_records_of_the_package_answer_some_claims():
     found = {one.claim.id: one for one in judged(load_records(None))}
     depth = [one for one in found["4"].findings if one.comparison.id == "4.1"]
-    assert {one.scale.words: one.word for one in depth} == {
-        "embedded val, 150 synthetic images": FAILS,
-        "embedded test, 150 synthetic images": UNDECIDED,
-        "embedded-thermal val, 100 synthetic images; 500 steps from the pico backbone": UNDECIDED,
+    assert {(one.scale.data, one.scale.split): one.word for one in depth} == {
+        ("embedded", "val"): FAILS,
+        ("embedded", "test"): UNDECIDED,
+        ("embedded-thermal", "val"): UNDECIDED,
     }
+    (short,) = [one.scale.training for one in depth if one.scale.training]
+    digits = sha256_file(PICO_WEIGHTS)[:8]
+    assert short == f"500 steps from the pico backbone {digits}"  # of the present weights
     tuned = [one for one in found["3"].findings if one.comparison.id == "3.1"]
     assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.value > 0 for one in tuned)
     (stretched,) = [one for one in found["5"].findings if one.comparison.id == "5.1"]
