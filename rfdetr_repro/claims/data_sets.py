@@ -52,9 +52,10 @@ class OverDataSets:
         found = []
         for results in _kinds(results_of(records)):
             if gains := gains_of(results, self.first, self.second):
-                one = mean_over_sets(gains)
-                ends = one.low, one.high
-                found.append(_across(results, one.value, *ends, len(gains), one.told))
+                mean = mean_over_sets(gains)
+                scale = _scale(results, len(gains))
+                ends = mean.low, mean.high
+                found.append(_across(scale, mean.value, *ends, len(gains), mean.told))
         return found
 
 
@@ -75,11 +76,12 @@ class SizeOnLocations:
                 for one in regressions(results)
                 if (one.statistic, one.knob) == (OBJECT_SIZE, LOCATIONS)
             )
+            scale = _scale(results, line.sets)
             if line.slope is None or line.low is None or line.high is None:
-                found.append(_across(results, None, None, None, line.sets, line.told))
+                found.append(_across(scale, None, None, None, line.sets, line.told))
                 continue
             ends = 100 * line.low, 100 * line.high
-            found.append(_across(results, 100 * line.slope, *ends, line.sets, ""))
+            found.append(_across(scale, 100 * line.slope, *ends, line.sets, ""))
         return found
 
 
@@ -133,22 +135,14 @@ def _of_rival(rival: str, found: Sequence[_OnDataSet]) -> Across:
     budgets = " or ".join(sorted({one.budget.words for one in found if one.budget is not None}))
     scale = Scale(f"{rival}; {sets} data sets, {kinds};", splits, images, composed == sets, budgets)
     mean = mean_over_sets([one.gain for one in found])
-    return _judgeable(scale, mean.value, mean.low, mean.high, sets, mean.told)
+    return _across(scale, mean.value, mean.low, mean.high, sets, mean.told)
+
+
+def _scale(results: Sequence[SetResult], sets: int) -> Scale:
+    return Scale(f"{sets} data sets", DECIDING, _images(results), results[0].composed)
 
 
 def _across(
-    results: Sequence[SetResult],
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    sets: int,
-    told: str,
-) -> Across:
-    scale = Scale(f"{sets} data sets", DECIDING, _images(results), results[0].composed)
-    return _judgeable(scale, value, low, high, sets, told)
-
-
-def _judgeable(
     scale: Scale,
     value: float | None,
     low: float | None,
