@@ -13,6 +13,7 @@ import torch
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.records.record import Cost, Latency, Machine, ModelId, Record
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.protocol import Protocol
 
 SOURCE = "gpu"  # of the Records
@@ -93,6 +94,7 @@ class Step:
                 cost=cost,
                 machine=self.machine,
                 env=environment(),
+                started_at=utc_now(),
                 command=f"python -m benchmarks.gpu_steps.{self.name}",
                 deployment=deployment,
             )

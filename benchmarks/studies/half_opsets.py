@@ -39,8 +39,10 @@ from rfdetr_repro.records.record import Accuracy, DataId, ModelId, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.spec.arguments import label, output_file
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import sha256_bytes
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.metrics import percent
 
 FORMS = (FLOAT32, HALF_17, HALF_16)
@@ -186,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "give files of D-FINE, such as train-rival writes",
             )
     for seed, artifact in enumerate(artifacts):
+        started_at = utc_now()
         manifest = artifact.manifest
         split = read_split(
             source, args.split, ClassMap(manifest.category_ids, manifest.class_names)
@@ -212,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 env=environment(),
                 campaign=STUDY,
                 seed=seed,
-                command="python -m benchmarks.studies.half_opsets",
+                started_at=started_at,
+                command=command_line("python -m benchmarks.studies.half_opsets", argv),
             )
             for name, one in found.items()
         )

@@ -43,7 +43,9 @@ from rfdetr_repro.search.evaluation import by_backbone
 from rfdetr_repro.search.plan import group_flops, made_up_matches
 from rfdetr_repro.search.race import Rules, predictive_weights
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError, run_main
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
 
 CAMPAIGN = "search-cost"
@@ -192,6 +194,7 @@ def measured(part: Part, command: str) -> Record:
     """Runs a part on one thread and returns its Record. The first run is not timed, because it
     allocates memory; a part of two repeats has no such run, because it is long.
     """
+    started_at = utc_now()
     work = part.make()
     if part.repeats > 2:
         work()
@@ -214,6 +217,7 @@ def measured(part: Part, command: str) -> Record:
         ),
         machine=this_machine(),
         campaign=CAMPAIGN,
+        started_at=started_at,
         command=command,
         deployment="CPU time of one thread",
         env=environment(),
@@ -252,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if part.name in done:
             continue
         print(f"timing: {part.name}", flush=True)
-        record = measured(part, "python -m benchmarks.studies.search_parts")
+        record = measured(part, command_line("python -m benchmarks.studies.search_parts", argv))
         store.append(record)
         latency = record.as_latency().latency
         print(f"{part.name}: {latency.median_ms:.4g} ms of CPU time", flush=True)

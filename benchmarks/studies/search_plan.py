@@ -28,8 +28,10 @@ from rfdetr_repro.search.plan import Job, Plan, plan
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.spec.arguments import output_file
 from rfdetr_repro.spec.campaign import COCO
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
 
 PLANNED = "search-plan"
@@ -40,7 +42,7 @@ CONFIRMATION = "confirmation, at most, AP not counted"
 WHOLE = "whole search, at most"
 
 
-def records_of(made: Plan) -> list[Record]:
+def records_of(made: Plan, command: str, started_at: str) -> list[Record]:
     """The times of a plan: seconds of an image through each timed backbone, and of each part."""
     times = {f"an image through the backbone of {key}": s for key, s in made.timed.items()}
     times |= {
@@ -57,7 +59,8 @@ def records_of(made: Plan) -> list[Record]:
             latency=Latency(1e3 * seconds, method="modelled"),
             machine=this_machine(),
             campaign=PLANNED,
-            command="python -m benchmarks.studies.search_plan",
+            started_at=started_at,
+            command=command,
             deployment=f"{made.device}, one thread, planned",
             env=environment(),
         )
@@ -141,11 +144,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         COCO.protocols,
         Rules(),
     )
+    started_at = utc_now()
     made = plan(Detector(PAPER_SUPERNET.model, PAPER_SUPERNET.arch).eval(), job)
     print("\n".join(made.lines()))
-    write_atomic(
-        args.records, "".join(one.to_json() + "\n" for one in (*others, *records_of(made)))
-    )
+    command = command_line("python -m benchmarks.studies.search_plan", argv)
+    kept = (*others, *records_of(made, command, started_at))
+    write_atomic(args.records, "".join(one.to_json() + "\n" for one in kept))
 
 
 if __name__ == "__main__":

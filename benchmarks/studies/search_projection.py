@@ -41,13 +41,15 @@ from benchmarks.studies.search_plan import PLANNED, plan_section
 from rfdetr_repro.paper.published import published_rows
 from rfdetr_repro.records.record import Latency, ModelId, Record
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.search.plan import _rounds_s
+from rfdetr_repro.search.plan import rounds_s
 from rfdetr_repro.search.race import Rules, stage_ends
 from rfdetr_repro.search.rounds import short_form
 from rfdetr_repro.spec.campaign import COCO
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.flops import total_flops
+from rfdetr_repro.spec.launch import command_line
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
 
 # peak operations a second, NVIDIA's T4 data sheet
@@ -144,7 +146,7 @@ def rows_of(parts: Mapping[str, Latency], assumed: Assumed) -> list[Row]:
     *stages, last = stage_ends(IMAGES, Rules())
     deciding = size * ms(DECIDING) * (sum(stages) + last / Rules().resamples) * per_second
     protocols = COCO.protocols
-    short_s = _rounds_s(short_form(COCO.decision))
+    short_s = rounds_s(short_form(COCO.decision))
     engine_s = ms(EXPORTING) / 1e3 + assumed.build_s + short_s
     latency = assumed.engines * engine_s / 3600
     full_s = sum(
@@ -305,15 +307,16 @@ def _resizing_ms(parts: Mapping[str, Latency], known: Sequence[tuple[float, list
     return float(np.interp([high * wide for high, wide in inputs], pixels, times).sum())
 
 
-def record_of(row: Row) -> Record:
-    """The row as a Record with a modelled time."""
+def record_of(row: Row, command: str) -> Record:
+    """The row as a Record with a modelled time; ``command``: the one that computed it."""
     name = row.name.strip("*")
     return Record(
         "cost",
         ModelId("rfdetr", "rfdetr paper supernet", variant=name, weights="random"),
         latency=Latency(HOUR_MS * (row.hours or 0.0), method="modelled"),
         campaign=CAMPAIGN,
-        command="python -m benchmarks.studies.search_projection",
+        started_at=utc_now(),
+        command=command,
         deployment=row.where,
     )
 
@@ -480,9 +483,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = [one for one in stored if one.campaign in (CAMPAIGN, PLANNED)]
     rows = rows_of(parts_of(records, _given(args.given)), assumed)
     text = page(rows, records, assumed, args.given)
+    command = command_line("python -m benchmarks.studies.search_projection", argv)
     # the rows of an earlier projection are replaced
     others = [one for one in stored if one.campaign != CAMPAIGN or _measured(one)]
-    kept = [*others, *(record_of(row) for row in rows if row.hours is not None)]
+    kept = [*others, *(record_of(row, command) for row in rows if row.hours is not None)]
     write_atomic(args.records, "".join(one.to_json() + "\n" for one in kept))
     if args.out:
         write_atomic(args.out, text)

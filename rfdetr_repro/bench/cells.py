@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from rfdetr_repro.records.record import AP_RULE, Accuracy, Budget, DataId, Laten
 from rfdetr_repro.records.samples import Series, save_samples
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import OrtSession, Session
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.protocol import Protocol
 
@@ -276,7 +276,7 @@ class Cells:
 
     def _with_results(self, request: Record, latency: Latency | None) -> Record:
         boxes, masks = self.accuracies[request.data] if request.data else (None, None)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = utc_now()
         return replace(
             request,
             accuracy=boxes,

@@ -15,13 +15,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import OrtSession, Session
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.protocol import Protocol
 
@@ -244,9 +244,7 @@ class _Session:
         self.cells = cells
         self.protocol = protocol
         self.outcome = outcome
-        self.name = (
-            f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {secrets.token_hex(4)}"
-        )
+        self.name = f"{utc_now()} {secrets.token_hex(4)}"
         self.row = self.twin = ""
         self.found: dict[str, Measurement] = {}
 

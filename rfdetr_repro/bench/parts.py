@@ -27,7 +27,6 @@ import io
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +41,7 @@ from rfdetr_repro.records.samples import Series, as_stored
 from rfdetr_repro.records.statistics import median_of
 from rfdetr_repro.runtime.predictors import of_picture
 from rfdetr_repro.runtime.session import Detections, Session
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.protocol import Protocol
 
 from .accuracy import Array
@@ -259,7 +259,7 @@ def measure_parts(
         clock=clock,
         timeout_s=protocol.timeout_s,
     )
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = utc_now()
     return tuple(_times(one, save, now) for one in taken)
 
 

@@ -19,7 +19,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from statistics import fmean
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from rfdetr_repro.spec.arguments import (
     number,
     output_file,
 )
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.launch import command_line
@@ -371,7 +371,7 @@ def mean_of(
         machine=first.machine,
         parts=tuple(part.id for part in parts),
         command=command,
-        started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        started_at=utc_now(),
     )
 
 

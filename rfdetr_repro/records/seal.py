@@ -18,10 +18,10 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 from rfdetr_repro.spec.arguments import ArgumentParser, input_file, output_file
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import output_path, parse_json, read_input, write_atomic
 
@@ -87,7 +87,7 @@ def seal(path: Path, out: Path) -> int:
     and returns their number.
     """
     lines = _checked_lines(path)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = utc_now()
     sealed = [_sealed(line, now) if _state(line) == WITHOUT else line for line in lines]
     write_atomic(out, b"".join(line + b"\n" for line in sealed))
     return sum(_state(line) == WITHOUT for line in lines)

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +39,7 @@ from rfdetr_repro.search.evaluation import by_backbone, shared_detections
 from rfdetr_repro.search.family import between, never_trained
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.backbones import stated_backbone
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
@@ -338,7 +338,7 @@ class _Wanted:
             ),
             data=DataId(split.name, split.split, split.sha256, len(split)),
             campaign=STUDY,
-            started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            started_at=utc_now(),
             command=self.request.command,
             seed=self.seed,
             env=self.env,

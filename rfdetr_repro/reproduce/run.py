@@ -26,6 +26,7 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import StatedFailure
 from rfdetr_repro.spec.files import remove_unfinished, sha256_file
 from rfdetr_repro.spec.metrics import percent
@@ -36,7 +37,7 @@ from .follow import sized, sizing_of
 from .inputs import ReadData, read_data
 from .outlook import later_seconds, planned_seconds
 from .stages import Stages
-from .summary import now, write_summary
+from .summary import write_summary
 from .together import Together
 from .training import check_masks, pretrain, train
 
@@ -93,7 +94,7 @@ class Reproduction:
             return self._run()
 
     def _run(self) -> Path:
-        started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
+        started_at = self.stages.keep("started", lambda: {"at": utc_now()})["at"]
         splits = self.stages.run(
             "data",
             "composing or reading the data set",

@@ -6,17 +6,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import Any
 
 from rfdetr_repro.records.model_check import model_checks
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.departures import departures
 from rfdetr_repro.spec.files import write_atomic
-
-
-def now() -> str:
-    """The present time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def write_summary(
@@ -36,7 +31,7 @@ def write_summary(
         "campaign": run.campaign.name,
         "command": run.command,
         "started_at": started_at,
-        "finished_at": run.stages.keep("finished", lambda: {"at": now()})["at"],
+        "finished_at": run.stages.keep("finished", lambda: {"at": utc_now()})["at"],
         "machine": asdict(this_machine()),
         "env": environment(),
         "stages": run.stages.timed(),

@@ -146,7 +146,7 @@ def plan(detector: Detector, job: Job) -> Plan:
         timed={groups[index][0].key: seconds[index] for index in chosen},
         passes_s=float(per_image.sum()) * job.images,
         engine_s=_time_export(detector, middle, in_torch=job.in_torch),
-        measure_s=_rounds_s(short_form(job.protocols[0])),
+        measure_s=rounds_s(short_form(job.protocols[0])),
         confirm_s=sum(
             one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3)
             for one in job.protocols
@@ -156,7 +156,7 @@ def plan(detector: Detector, job: Job) -> Plan:
     )
 
 
-def _rounds_s(engines: Protocol) -> float:
+def rounds_s(engines: Protocol) -> float:
     """Longest measurement of an engine in s: its waits in all rounds and the same time for its
     runs, or its time limit.
     """

@@ -13,7 +13,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +33,7 @@ from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Mach
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.backbones import stated_backbone
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path
 from rfdetr_repro.spec.protocol import DECISION, Protocol
@@ -211,7 +211,7 @@ class Search:
             data=DataId(self.split.name, self.split.split, self.split.sha256, len(self.split)),
             machine=self.measured_on or self.machine,
             campaign=self.context.campaign,
-            started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            started_at=utc_now(),
             command=self.context.command,
             seed=self.context.seed,
             deployment=self.deployment_text,

@@ -98,7 +98,7 @@ def test_a_missing_part_is_named_and_not_guessed() -> None:
 def test_rows_become_records_and_a_page() -> None:
     records = timed()
     rows = rows_of(parts_of(records), ASSUMED)
-    kept = [record_of(row) for row in rows if row.hours is not None]
+    kept = [record_of(row, "projection") for row in rows if row.hours is not None]
     assert all(one.latency.method == "modelled" for one in kept)
     assert len({one.id for one in [*records, *kept]}) == len(records) + len(kept)
     text = page(rows, records, ASSUMED)

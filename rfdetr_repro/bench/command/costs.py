@@ -10,10 +10,10 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from rfdetr_repro.spec.arguments import ArgumentParser, output_file, output_folder
+from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.launch import command_line
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = command_line("python -m rfdetr_repro.bench.costs", argv)
     for request, count in jobs(names, counters, args.artifacts):
         if request.id not in known:
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            now = utc_now()
             record = replace(
                 request, cost=count(), started_at=now, command=command, env=environment()
             )
