@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.claims.catalog import CLAIMS, claims_named
+from rfdetr_repro.claims.data_sets import FEWEST_SEEDS
 from rfdetr_repro.claims.pairs import STUDY
 from rfdetr_repro.claims.studies import (
     ALL,
@@ -27,8 +28,13 @@ from rfdetr_repro.claims.studies import (
     STUDIES,
     Study,
 )
-from rfdetr_repro.claims.table import claims_table, commands_lines
-from rfdetr_repro.claims.verdicts import FEWEST_SEEDS, judged
+from rfdetr_repro.claims.table import (
+    claims_table,
+    commands_lines,
+    findings_table,
+    summary_table,
+)
+from rfdetr_repro.claims.verdicts import judged
 from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
 from rfdetr_repro.paper.stated import statements
 from rfdetr_repro.records import stored
@@ -75,7 +81,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = arguments.add_argument
     ids = [claim.id for claim in CLAIMS]
-    add("--claim", metavar="ID", help=f"print one claim only, {ids[0]} to {ids[-1]} (default: all)")
+    add(
+        "--claim",
+        metavar="ID",
+        help=f"print one claim only, {ids[0]} to {ids[-1]}, or one comparison, such as 4.1 "
+        "(default: all)",
+    )
     add(
         "--stated",
         action="store_true",
@@ -171,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = args.format == "text"
     lines: list[str] = []
     if args.stated:
-        table = stated_table(statements())
+        tables = [stated_table(statements())]
     else:
         claims = claims_named(args.claim, None if args.run == ALL else args.run)
         if args.plan:
@@ -179,10 +190,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         records = _run(args, data, argv) if args.run else load_records(args.records)
         found = judged(records, claims)
-        table = claims_table(found)
+        whole = claims_table(found)
+        if args.format in ("csv", "json"):
+            tables = [whole]
+        else:
+            tables = [summary_table(found), whole if args.wide else findings_table(found)]
         lines = commands_lines(found) if text else []
     limit = width() if text and not args.wide else None
-    shown = render([table], args.format, limit, colour=text and shows_colours())
+    shown = render(tables, args.format, limit, colour=text and shows_colours())
     show("\n".join([shown.rstrip("\n"), *lines, ""]), paged=text and not args.no_pager)
     return 0
 

@@ -1,12 +1,12 @@
-"""Comparisons whose unit of observation is a data set, from the Records of ``rf100`` and
-``train-rival``. No torch here.
+"""Comparisons that are computed as a whole, from the Records of ``rf100`` and ``train-rival``: over
+data sets, and of rivals at equal latency. No torch here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rfdetr_repro.records.data_sets import (
     DECIDING,
@@ -19,25 +19,49 @@ from rfdetr_repro.records.data_sets import (
     regressions,
     results_of,
 )
-from rfdetr_repro.records.record import Budget, Record
-from rfdetr_repro.tables.rivals import comparisons, deciding_split, entries, verdicts
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.seeds import Seeded
+from rfdetr_repro.spec.metrics import decimals, plural
+from rfdetr_repro.tables.rivals import (
+    TOO_COARSE,
+    Entry,
+    Verdict,
+    comparisons,
+    deciding_split,
+    entries,
+    verdicts,
+)
 
 from .pairs import Scale
 
 PER_LOCATION = "slope"  # a measure: % of the image per patch along a side
+FEWEST_SEEDS = 3  # of a training, for a verdict about trainings
 
 
 class Across(NamedTuple):
-    """An effect over ``sets`` data sets with the ends of its 95 % interval; ``over`` says what the
-    interval is over, or why there is none. Without a value there is no effect.
+    """An effect over ``number`` data sets or seeds with the ends of its 95 % interval; ``over``
+    says what the interval is over, ``reason`` why there is none, or what belongs to the effect, and
+    ``barred`` why the interval decides nothing.
+    Without a value there is no effect.
     """
 
     scale: Scale
     value: float | None
     low: float | None
     high: float | None
-    sets: int
-    over: str
+    number: int
+    over: str = ""
+    reason: str = ""
+    barred: str = ""
+
+
+@runtime_checkable
+class Aggregate(Protocol):
+    """A comparison that is computed from all Records together."""
+
+    def across(self, records: Sequence[Record]) -> list[Across]:
+        """The effects, apart for each scale."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,56 +110,116 @@ class SizeOnLocations:
 
 
 @dataclass(frozen=True)
+class RivalsAtEqualLatency:
+    """RF-DETR, against each rival trained alike, at equal latency (:mod:`.tables.rivals`)."""
+
+    def across(self, records: Sequence[Record]) -> list[Across]:
+        """For each data set, budget and rival the difference of AP in points with Welch's interval
+        over the seeds.
+        """
+        found = []
+        for one in _rivals(records):
+            seeds = min(len(entry.ap[one.split]) for entry in (one.ours, one.rival))
+            value, low, high, told = one.difference
+            if seeds < FEWEST_SEEDS:
+                low = high = None
+                told = f"a claim about training needs {FEWEST_SEEDS} seeds"
+            over = plural(seeds, "training seed") if low is not None else ""
+            ends = [None if end is None else 100 * end for end in (low, high)]
+            reason = "; ".join(filter(None, (told, one.told)))
+            barred = TOO_COARSE if one.too_coarse else ""
+            effect = 100 * value, ends[0], ends[1]
+            found.append(Across(one.scale, *effect, seeds, over, reason, barred))
+        return found
+
+
+@dataclass(frozen=True)
 class RivalsOverDataSets:
     """RF-DETR, against each rival trained alike on the same data sets, at equal latency."""
 
     def across(self, records: Sequence[Record]) -> list[Across]:
-        """For each rival the mean over its data sets of RF-DETR - rival, in points; on each data
-        set the mean over the seeds counts, and of several budgets the largest.
+        """For each rival and budget the mean over its data sets, of which there must be two or
+        more, of RF-DETR - rival in points; on each data set the mean over the seeds counts.
         """
-        of_rival: dict[str, dict[str, _OnDataSet]] = {}
-        for group in sorted(comparisons(records).values(), key=_images_seen):
-            data = group[0].data
-            if data is None:
-                continue
-            models = entries(group)
-            split = deciding_split(models)
-            images = next(
-                (one.data.num_images for one in group if one.data and one.data.split == split), None
-            )
-            for one in verdicts(models, split):
-                if one.difference is not None:
-                    gain = 100 * one.difference.value
-                    of_rival.setdefault(one.rival.label, {})[data.name] = _OnDataSet(
-                        gain, split, images, data.synthetic, group[0].budget
-                    )
-        return [_of_rival(rival, list(found.values())) for rival, found in of_rival.items()]
+        groups: dict[tuple[str, str], dict[str, _Compared]] = {}
+        for one in _rivals(records):
+            groups.setdefault((one.rival.label, one.scale.training), {})[one.scale.data] = one
+        return [_over_sets(list(found.values())) for found in groups.values() if len(found) > 1]
 
 
-class _OnDataSet(NamedTuple):
-    gain: float  # points
+class _Compared(NamedTuple):
+    """A rival, and the RF-DETR at equal latency, on one data set."""
+
+    scale: Scale
     split: str
-    images: int | None
-    composed: bool
-    budget: Budget | None
+    ours: Entry
+    rival: Entry
+    difference: Seeded  # of APs as fractions
+    slower: Seeded | None  # the same of the next slower RF-DETR; None: there is none
+    too_coarse: bool
+    told: str  # how equal the latencies are
 
 
-def _images_seen(group: Sequence[Record]) -> int:
-    budget = group[0].budget
-    return 0 if budget is None else budget.steps * budget.images_per_step
+def _rivals(records: Sequence[Record]) -> list[_Compared]:
+    found = []
+    for group in comparisons(records).values():
+        models = entries(group)
+        split = deciding_split(models)
+        data = next((one.data for one in group if one.data and one.data.split == split), None)
+        if data is None:
+            continue
+        for verdict in verdicts(models, split):
+            if verdict.ours is None or verdict.difference is None:
+                continue
+            rival = verdict.rival.label
+            budget = group[0].budget.words if group[0].budget else ""
+            scale = Scale(data.name, split, data.num_images, data.synthetic, budget, rival)
+            found.append(
+                _Compared(
+                    scale,
+                    split,
+                    verdict.ours,
+                    verdict.rival,
+                    verdict.difference,
+                    verdict.slower_difference,
+                    verdict.too_coarse,
+                    _nearness(verdict.ours, verdict),
+                )
+            )
+    return found
 
 
-def _of_rival(rival: str, found: Sequence[_OnDataSet]) -> Across:
+def _nearness(ours: Entry, verdict: Verdict) -> str:
+    """How far the latencies of both are apart, and what the next slower RF-DETR has."""
+    change = 100 * (ours.latency / verdict.rival.latency - 1)
+    told = f"RF-DETR's file is {abs(change):.0f} % {'slower' if change > 0 else 'faster'}"
+    if verdict.slower is not None and verdict.slower_difference is not None:
+        slower = 100 * (verdict.slower.latency / verdict.rival.latency - 1)
+        points = decimals(100 * verdict.slower_difference.value, 1, signed=True)
+        told += f"; the next slower file, {slower:.0f} % slower than the rival, has {points} points"
+    return told
+
+
+def _over_sets(found: Sequence[_Compared]) -> Across:
     sets = len(found)
     splits = "/".join(sorted({one.split for one in found}))
-    known = [one.images for one in found if one.images is not None]
-    composed = sum(one.composed for one in found)
+    known = [one.scale.images for one in found if one.scale.images is not None]
+    composed = sum(one.scale.synthetic for one in found)
     kinds = "all composed" if composed == sets else f"{composed} of them composed"
     images = sum(known) if len(known) == sets else None
-    budgets = " or ".join(sorted({one.budget.words for one in found if one.budget is not None}))
-    scale = Scale(f"{rival}; {sets} data sets, {kinds};", splits, images, composed == sets, budgets)
-    mean = mean_over_sets([one.gain for one in found])
-    return _across(scale, mean.value, mean.low, mean.high, sets, mean.told)
+    first = found[0].scale
+    data = f"{plural(sets, 'data set')}, {kinds};"
+    scale = Scale(data, splits, images, composed == sets, first.training, first.against)
+    mean = mean_over_sets([100 * one.difference.value for one in found])
+    effect = _across(scale, mean.value, mean.low, mean.high, sets, mean.told)
+    slower = mean_over_sets([100 * (one.slower or one.difference).value for one in found])
+    if effect.low is None or slower.low is None or slower.high is None:
+        return effect
+    numbers = slower.value, slower.low, slower.high
+    value, low, high = (decimals(one, 1, signed=True) for one in numbers)
+    told = f"with the next slower files of RF-DETR {value} ({low} to {high})"
+    behind = effect.high is not None and effect.high < 0
+    return effect._replace(reason=told, barred=TOO_COARSE if behind and slower.high >= 0 else "")
 
 
 def _scale(results: Sequence[SetResult], sets: int) -> Scale:
@@ -152,9 +236,9 @@ def _across(
 ) -> Across:
     """Without an interval where the data sets are too few for a verdict."""
     if sets < FEWEST or low is None:
-        reason = told or f"{sets} data sets, and a verdict needs {FEWEST}"
-        return Across(scale, value, None, None, sets, reason)
-    return Across(scale, value, low, high, sets, f"interval over {sets} data sets")
+        reason = told or f"{plural(sets, 'data set')}, and a verdict needs {FEWEST}"
+        return Across(scale, value, None, None, sets, reason=reason)
+    return Across(scale, value, low, high, sets, f"{sets} data sets")
 
 
 def _kinds(results: Sequence[SetResult]) -> list[list[SetResult]]:

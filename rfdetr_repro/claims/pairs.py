@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from rfdetr_repro.records.record import NEVER_TRAINED, Record
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.tables.family import alike
-from rfdetr_repro.tables.rivals import OURS, comparisons, deciding_split, entries, verdicts
 
 STUDY = "claims"  # source and campaign of the Records that the studies of this package write
 SHARED = "trained in the supernet"  # variant of a supernet that a study trained
@@ -29,6 +29,7 @@ class Scale(NamedTuple):
     images: int | None
     synthetic: bool
     training: str = ""  # steps, and of a study that trains what they start from
+    against: str = ""  # the rival, where the comparison has several
 
     @classmethod
     def of(cls, record: Record) -> Scale:
@@ -43,11 +44,12 @@ class Scale(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Like "embedded val, 150 synthetic images"."""
+        """Like "embedded val, 150 synthetic images", after the rival."""
         kind = "synthetic images" if self.synthetic else "images"
         count = "" if self.images is None else f", {self.images:,} {kind}"
         training = f"; {self.training}" if self.training else ""
-        return f"{self.data} {self.split}".strip() + count + training
+        against = f"{self.against}; " if self.against else ""
+        return against + f"{self.data} {self.split}".strip() + count + training
 
 
 class Pair(NamedTuple):
@@ -109,14 +111,22 @@ class Side:
 
 @dataclass(frozen=True)
 class Sides:
-    """Two sides whose Records have an AP and are paired by architecture and seed."""
+    """Two sides whose Records have an AP and are paired by architecture and seed.
+
+    ``arch``: only pairs of this architecture; None: of every architecture.
+    """
 
     first: Side
     second: Side
+    arch: Arch | None = None
 
     def pairs(self, records: Sequence[Record]) -> list[Pair]:
         """One pair per architecture, data and seed that both sides have."""
-        scored = [record for record in records if _scored(record)]
+        scored = [
+            record
+            for record in records
+            if _scored(record) and self.arch in (None, record.model.arch)
+        ]
         return _paired(scored, self.first.has, self.second.has, _by_architecture)
 
 
@@ -234,34 +244,6 @@ class SameTokens:
         ]
 
 
-@dataclass(frozen=True)
-class AtEqualLatency:
-    """Rivals trained alike, each against the RF-DETR that is as fast (:mod:`.tables.rivals`)."""
-
-    def pairs(self, records: Sequence[Record]) -> list[Pair]:
-        """One pair per rival and seed: the rival, then RF-DETR."""
-        found = []
-        for group in comparisons(records).values():
-            models = entries(group)
-            split = deciding_split(models)
-            for verdict in verdicts(models, split):
-                if verdict.ours is None:
-                    continue
-                ours, rival = verdict.ours, verdict.rival
-                first = {
-                    record.seed: record
-                    for record in _on(group, split)
-                    if entries([record])[0].label == rival.label and record.model.family != OURS
-                }
-                second = {
-                    record.seed: record
-                    for record in _on(group, split)
-                    if record.model.arch is not None and record.model.arch.key == ours.arch
-                }
-                found += [Pair(first[seed], second[seed]) for seed in first if seed in second]
-        return found
-
-
 def _allowed(value: object, allowed: tuple[object, ...]) -> bool:
     return not allowed or value in allowed
 
@@ -338,7 +320,3 @@ def _paired(
 def _knob(record: Record, knob: str) -> int:
     arch = record.model.arch
     return 0 if arch is None else arch.knobs()[knob]
-
-
-def _on(records: Iterable[Record], split: str) -> list[Record]:
-    return [record for record in records if record.data is not None and record.data.split == split]

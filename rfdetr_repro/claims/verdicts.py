@@ -2,16 +2,16 @@
 interval lies where the claim says.
 
 The unit of observation for a claim about training is a training: an interval needs at least
-:data:`FEWEST_SEEDS` seeds (Student's, over the mean effect of each seed). A claim about what
-happens to given weights may also be judged by an interval over images (paired, from the resampled
-APs that Records keep), and one about latency by an interval over files; the verdict then says so.
-No torch here.
+:data:`~.data_sets.FEWEST_SEEDS` seeds (Student's, over the mean effect of each seed). A claim about
+what happens to given weights may also be judged by an interval over images (paired, from the
+resampled APs that Records keep), and one about latency by an interval over files. Every finding
+states what its interval is over. No torch here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from rfdetr_repro.records.ap_intervals import mean_difference
@@ -21,7 +21,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.metrics import plural
 
 from .catalog import AP, CLAIMS, TAIL, Claim, Comparison, Expected
-from .data_sets import Across, OverDataSets, RivalsOverDataSets, SizeOnLocations
+from .data_sets import FEWEST_SEEDS, Across, Aggregate
 from .pairs import Pair, Scale, has_resamples
 
 HOLDS = "holds at this scale"
@@ -29,8 +29,8 @@ FAILS = "fails at this scale"
 UNDECIDED = "undecided"
 NOT_RUN = "not run"
 WORDS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-FEWEST_SEEDS = 3
-ONE_SEED = "one training seed: interval over images only"
+OVER_IMAGES = "images, one training"
+NO_GPU = "the claim is about a GPU, and this is another processor"
 ALL_UNSTEADY = "no file was measured on a machine steady enough for an interval"
 NO_RESAMPLES = "one training seed, and the Records keep no resampled APs: no interval"
 LEAST_AP = 20.0  # points; a margin in points means little for a model that finds next to nothing
@@ -39,20 +39,25 @@ LEAST_AP = 20.0  # points; a margin in points means little for a model that find
 @dataclass(frozen=True)
 class Effect:
     """An effect in the unit of its comparison, with the ends of its 95 % interval; None where there
-    is no interval, and ``over`` says why.
+    is no interval, and ``told`` says why.
     """
 
     value: float
     low: float | None
     high: float | None
-    over: str  # what the interval is over, or why there is none
+    over: str = ""  # what the interval is over: "3 training seeds", "10 files", ...
+    told: str = ""  # why there is no interval, or what else belongs to the effect
     seeds: bool = False  # whether the interval is over trainings
+    pairs: int = 0  # from which the effect was computed
 
 
 @dataclass(frozen=True)
 class Finding:
     """A comparison on one data set and split; without Records ``scale`` and ``effect`` are None and
     the word is NOT_RUN.
+
+    ``votes``: whether the finding could decide, so that it counts in the verdict of the claim.
+    ``reason``: why it could not, or what belongs to the effect.
     """
 
     comparison: Comparison
@@ -61,6 +66,7 @@ class Finding:
     effect: Effect | None = None
     pairs: int = 0
     reason: str = ""
+    votes: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,27 @@ class Judged:
 
     @property
     def word(self) -> str:
-        """FAILS if a comparison fails, HOLDS if all hold, NOT_RUN if none was run, else
-        UNDECIDED.
+        """FAILS if a part fails, HOLDS if all parts hold, NOT_RUN if none was run, else UNDECIDED.
+
+        A part is a comparison, or a comparison with one rival. A part holds or fails if all of its
+        findings that could decide agree.
         """
-        words = {finding.word for finding in self.findings}
+        parts: dict[tuple[str, str], list[Finding]] = {}
+        for finding in self.findings:
+            against = finding.scale.against if finding.scale else ""
+            parts.setdefault((finding.comparison.id, against), []).append(finding)
+        words = {_agreed(part) for part in parts.values()}
         if FAILS in words:
             return FAILS
         return words.pop() if len(words) == 1 else UNDECIDED
+
+
+def _agreed(findings: Sequence[Finding]) -> str:
+    """The word of all findings of a part."""
+    if all(finding.word == NOT_RUN for finding in findings):
+        return NOT_RUN
+    words = {finding.word for finding in findings if finding.votes}
+    return words.pop() if len(words) == 1 else UNDECIDED
 
 
 def judged(records: Sequence[Record], claims: Sequence[Claim] | None = None) -> list[Judged]:
@@ -92,8 +112,8 @@ def judged(records: Sequence[Record], claims: Sequence[Claim] | None = None) -> 
 
 def findings(comparison: Comparison, records: Sequence[Record]) -> list[Finding]:
     """The findings of a comparison, one per data set and split; a single NOT_RUN without pairs."""
-    if isinstance(comparison.pairing, OverDataSets | SizeOnLocations | RivalsOverDataSets):
-        return _over_data_sets(comparison, comparison.pairing.across(records))
+    if isinstance(comparison.pairing, Aggregate):
+        return _aggregated(comparison, comparison.pairing.across(records))
     by_scale: dict[Scale, list[Pair]] = {}
     if comparison.pairing is not None:
         for pair in comparison.pairing.pairs(records):
@@ -104,18 +124,33 @@ def findings(comparison: Comparison, records: Sequence[Record]) -> list[Finding]
     return found or [Finding(comparison, NOT_RUN, reason=comparison.missing)]
 
 
-def _over_data_sets(comparison: Comparison, effects: Sequence[Across]) -> list[Finding]:
-    """The findings over data sets, each of which has trainings of its own."""
+def _aggregated(comparison: Comparison, effects: Sequence[Across]) -> list[Finding]:
+    """The findings of a comparison that is computed as a whole."""
     found = []
     for one in effects:
-        effect = None
-        if one.value is not None:
-            effect = Effect(one.value, one.low, one.high, one.over)
-        word = UNDECIDED
-        if one.low is not None and one.high is not None:
-            word = word_of(comparison.expected, one.low, one.high)
-        found.append(Finding(comparison, word, one.scale, effect, one.sets, one.over))
+        if one.value is None:
+            told = Finding(comparison, UNDECIDED, one.scale, None, one.number, one.reason)
+            found.append(told)
+            continue
+        ends = one.low, one.high
+        effect = Effect(one.value, *ends, one.over, one.reason, pairs=one.number)
+        found.append(_told(comparison, one.scale, effect, one.barred))
     return found or [Finding(comparison, NOT_RUN, reason=comparison.missing)]
+
+
+def _told(
+    comparison: Comparison, scale: Scale, effect: Effect, barred: str = "", notes: str = ""
+) -> Finding:
+    """The finding for an effect. ``barred``: why the effect may decide nothing; ``notes``: what
+    belongs to the effect.
+    """
+    if effect.low is None or effect.high is None:
+        return Finding(comparison, UNDECIDED, scale, effect, effect.pairs, effect.told)
+    reason = "; ".join(filter(None, (barred, effect.told, notes)))
+    if barred:
+        return Finding(comparison, UNDECIDED, scale, effect, effect.pairs, reason)
+    word = word_of(comparison.expected, effect.low, effect.high)
+    return Finding(comparison, word, scale, effect, effect.pairs, reason, votes=True)
 
 
 def word_of(expected: Expected, low: float, high: float) -> str:
@@ -146,32 +181,31 @@ def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Fin
     change = _tail_change if comparison.measure == TAIL else _change
     steady = [pair for pair in pairs if _is_steady(pair)]
     if not steady:
-        effect = Effect(sum(map(change, pairs)) / len(pairs), None, None, ALL_UNSTEADY)
-        return Finding(comparison, UNDECIDED, scale, effect, len(pairs), effect.over)
+        mean_change = sum(map(change, pairs)) / len(pairs)
+        effect = Effect(mean_change, None, None, told=ALL_UNSTEADY, pairs=len(pairs))
+        return _told(comparison, scale, effect)
     effect = _latency_effect(steady, change, len(pairs) - len(steady))
-    if effect.low is None or effect.high is None:
-        return Finding(comparison, UNDECIDED, scale, effect, len(steady), effect.over)
-    word = word_of(comparison.expected, effect.low, effect.high)
-    return Finding(comparison, word, scale, effect, len(steady), effect.over)
+    found = _told(comparison, scale, effect)
+    on_gpu = all(pair.second.machine is not None and pair.second.machine.gpu for pair in pairs)
+    if found.votes and comparison.of_gpu and not on_gpu:
+        reason = "; ".join(filter(None, (NO_GPU, found.reason)))
+        return replace(found, votes=False, reason=reason)
+    return found
 
 
 def _ap_finding(comparison: Comparison, scale: Scale, every: Sequence[Pair]) -> Finding:
     pairs = _accurate_enough(every) if comparison.expected.margin else every
     effect = _ap_effect(pairs or every)
-    count = len(pairs or every)
-    if effect.low is None or effect.high is None:
-        return Finding(comparison, UNDECIDED, scale, effect, count, effect.over)
     if not pairs:
-        reason = f"no pair has the AP of {LEAST_AP:g} that a margin in points needs"
-        return Finding(comparison, UNDECIDED, scale, effect, count, reason)
+        barred = f"no pair has the AP of {LEAST_AP:g} that a margin in points needs"
+        return _told(comparison, scale, effect, barred)
     if comparison.of_training and not effect.seeds:
-        reason = f"a claim about training needs {FEWEST_SEEDS} seeds; {effect.over}"
-        return Finding(comparison, UNDECIDED, scale, effect, count, reason)
-    reasons = [] if effect.seeds else [effect.over]
-    if count < len(every):
-        reasons.append(f"{count} of {len(every)} pairs, with an AP of {LEAST_AP:g} or more")
-    word = word_of(comparison.expected, effect.low, effect.high)
-    return Finding(comparison, word, scale, effect, count, "; ".join(reasons))
+        barred = f"a claim about training needs {FEWEST_SEEDS} seeds"
+        return _told(comparison, scale, effect, barred)
+    notes = ""
+    if len(pairs) < len(every):
+        notes = f"only pairs with an AP of {LEAST_AP:g} or more"
+    return _told(comparison, scale, effect, notes=notes)
 
 
 def _accurate_enough(pairs: Sequence[Pair]) -> list[Pair]:
@@ -193,9 +227,9 @@ def _ap_effect(pairs: Sequence[Pair]) -> Effect:
         if pair.seed is not None:
             by_seed.setdefault(pair.seed, []).append(pair.gain)
     if len(by_seed) >= FEWEST_SEEDS:
-        found = seeded_mean([sum(gains) / len(gains) for gains in by_seed.values()])
-        over = found.told or plural(len(by_seed), "training seed")
-        return Effect(found.value, found.low, found.high, over, seeds=found.low is not None)
+        value, low, high, told = seeded_mean([sum(one) / len(one) for one in by_seed.values()])
+        over = plural(len(by_seed), "training seed")
+        return Effect(value, low, high, over, told, low is not None, len(pairs))
     return _over_images(pairs)
 
 
@@ -210,11 +244,14 @@ def _over_images(pairs: Sequence[Pair]) -> Effect:
     best = max(groups.values(), key=len, default=[])
     found = mean_difference([(pair.first.accuracy, pair.second.accuracy) for pair in best])
     if found is None:
-        return Effect(sum(pair.gain for pair in pairs) / len(pairs), None, None, NO_RESAMPLES)
-    over = ONE_SEED
-    if len(best) < len(pairs):
-        over = f"{ONE_SEED}; {len(best)} of {len(pairs)} pairs, whose APs were resampled"
-    return Effect(100 * found.mean, 100 * found.low, 100 * found.high, over)
+        value = sum(pair.gain for pair in pairs) / len(pairs)
+        return Effect(value, None, None, told=NO_RESAMPLES, pairs=len(pairs))
+    told = ""
+    others = {_weights(pair) for pair in pairs} - {_weights(pair) for pair in best}
+    if others:
+        told = f"left out: {plural(len(others), 'other training')}"
+    ends = 100 * found.low, 100 * found.high
+    return Effect(100 * found.mean, *ends, OVER_IMAGES, told, pairs=len(best))
 
 
 def _change(pair: Pair) -> float:
@@ -258,11 +295,13 @@ def _latency_effect(
     stated = "unknown sessions" if None in sessions else plural(len(sessions), "session")
     found = seeded_mean(changes)
     if len(changes) < FEWEST_SEEDS or found.low is None:
-        return Effect(found.value, None, None, f"{plural(len(changes), 'file')}: no interval")
-    told = f"interval over {len(changes)} files of {stated}"
+        told = f"{plural(len(changes), 'file')}: no interval"
+        return Effect(found.value, None, None, told=told, pairs=len(changes))
+    told = ""
     if unsteady:
-        told += f"; left out: {plural(unsteady, 'file')}, measured on an unsteady machine"
-    return Effect(found.value, found.low, found.high, told)
+        told = f"left out: {plural(unsteady, 'file')}, measured on an unsteady machine"
+    over = f"{len(changes)} files, {stated}"
+    return Effect(found.value, found.low, found.high, over, told, pairs=len(changes))
 
 
 def _weights(pair: Pair) -> object:

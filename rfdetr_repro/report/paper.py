@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from rfdetr_repro.claims.table import RULES, SMALL, claims_table
+from rfdetr_repro.claims.table import SMALL, counted, findings_table, summary_table
 from rfdetr_repro.claims.verdicts import judged
 from rfdetr_repro.paper.published import (
     CITATION,
@@ -213,13 +213,12 @@ def _claims(cited: _Cited) -> list[Block]:
 
 def _verdicts(records: Sequence[Record]) -> list[Block]:
     found = judged(records)
-    counts = Counter(one.word for one in found)
-    words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
-    table = claims_table(found)
+    words = counted(one.word for one in found)
     return [
         Heading("Claims of cause and effect"),
         Paragraph(f"{len(found)} claims were put to a test here: {words}. {SMALL}"),
-        Grid(replace(table, title="", notes=list(RULES))),
+        Grid(replace(summary_table(found), title="", notes=[])),
+        Grid(findings_table(found)),
     ]
 
 

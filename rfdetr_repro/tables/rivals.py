@@ -21,6 +21,7 @@ from .campaign import SYNTHETIC
 from .table import COMPUTED, MEASURED, MISSING, Cell, Column, Table
 
 TOLERANCE = 0.05
+TOO_COARSE = "the grid of architectures is too coarse (--archs)"
 OURS = "rfdetr"
 CHOOSING = "val"
 DECIDING = "test"
@@ -63,6 +64,18 @@ class Verdict:
     ours: Entry | None
     split: str
     difference: Seeded | None  # AP of ours - AP of the rival
+    # the fastest RF-DETR of those that are too slow and have a higher AP on val than ``ours``: a
+    # grid of architectures is coarse, and at exactly the rival's latency RF-DETR lies between both
+    slower: Entry | None = None
+    slower_difference: Seeded | None = None  # AP of slower - AP of the rival
+
+    @property
+    def too_coarse(self) -> bool:
+        """Whether RF-DETR is less accurate, and the next slower RF-DETR is not shown to be: then an
+        architecture between both could be as accurate at the rival's latency.
+        """
+        behind = self.difference is not None and self.difference.sign < 0
+        return behind and self.slower_difference is not None and self.slower_difference.sign >= 0
 
     @property
     def word(self) -> str:
@@ -71,6 +84,8 @@ class Verdict:
             return "no RF-DETR is as fast"
         if self.difference.low is None:
             return f"not decided: {self.difference.told}"
+        if self.too_coarse:
+            return f"not decided: {TOO_COARSE}"
         winner = {1: "RF-DETR", -1: self.rival.label}.get(self.difference.sign)
         return f"{winner} is more accurate" if winner else "no difference is shown"
 
@@ -169,13 +184,26 @@ def verdicts(models: Sequence[Entry], split: str, tolerance: float = TOLERANCE) 
     for rival in (one for one in models if one.family != OURS):
         fast = [one for one in ours if one.latency <= (1 + tolerance) * rival.latency]
         best = max(fast, key=_choosing_ap, default=None)
-        difference = None
-        if best is not None and split in best.ap and split in rival.ap:
-            difference = seeded_difference(
-                list(best.ap[split].values()), list(rival.ap[split].values())
+        reached = -1.0 if best is None else _choosing_ap(best)
+        better = [one for one in ours if one not in fast and _choosing_ap(one) > reached]
+        slower = min(better, key=lambda one: one.latency, default=None)
+        found.append(
+            Verdict(
+                rival,
+                best,
+                split,
+                _difference(best, rival, split),
+                slower,
+                _difference(slower, rival, split),
             )
-        found.append(Verdict(rival, best, split, difference))
+        )
     return found
+
+
+def _difference(ours: Entry | None, rival: Entry, split: str) -> Seeded | None:
+    if ours is None or split not in ours.ap or split not in rival.ap:
+        return None
+    return seeded_difference(list(ours.ap[split].values()), list(rival.ap[split].values()))
 
 
 def _choosing_ap(entry: Entry) -> float:
@@ -252,6 +280,9 @@ def _verdicts_table(
         Column("our_ap", "AP", "RF-DETR", rank=2),
         Column("difference", "points", "difference"),
         Column("ci", "95% CI", "difference"),
+        Column("slower_arch", "architecture", "next slower RF-DETR", right=False, rank=6),
+        Column("slower_ms", "ms", "next slower RF-DETR", rank=3),
+        Column("slower_difference", "points", "next slower RF-DETR", rank=3),
         Column("verdict", "verdict", right=False),
     ]
     table = Table("rivals", f"At equal latency on {where}, AP on {split}", columns)
@@ -267,6 +298,11 @@ def _verdicts_table(
             row["our_ms"] = Cell(milliseconds(one.ours.latency), MEASURED, one.ours.latency)
             row["our_ap"] = _ap_cells(split, one.ours.mean(split))[f"{split}_ap"]
         row |= _difference_cells(one.difference)
+        if one.slower is not None and one.slower_difference is not None:
+            points = one.slower_difference.value
+            row["slower_arch"] = Cell(one.slower.arch)
+            row["slower_ms"] = Cell(milliseconds(one.slower.latency), MEASURED, one.slower.latency)
+            row["slower_difference"] = Cell(in_points(points), COMPUTED, percent_value(points))
         table.add(row)
     chosen = (
         f"chosen by its mean AP on {CHOOSING}"
@@ -278,6 +314,10 @@ def _verdicts_table(
         *notes,
         f"RF-DETR: of the measured architectures that are at most {100 * TOLERANCE:.0f} % slower "
         f"than the rival, {chosen}. difference: RF-DETR - rival.",
+        "next slower RF-DETR: the fastest of the slower architectures that has a higher AP on "
+        f"{CHOOSING}; points: this architecture - rival. At exactly the rival's latency RF-DETR "
+        "lies between both architectures. Where RF-DETR is less accurate and the next slower "
+        "RF-DETR is not, the measured architectures (--archs) are too few to decide.",
         "95% CI: Welch's, over other seeds; each interval holds for itself. Another data set, "
         "budget or recipe may give another answer.",
     ]

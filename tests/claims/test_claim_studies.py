@@ -17,7 +17,7 @@ from rfdetr_repro import claims_command
 from rfdetr_repro.claims.catalog import claims_named
 from rfdetr_repro.claims.pairs import SHARED, STUDY, has_resamples
 from rfdetr_repro.claims.studies import ALONE, DRAWN, QUICK_STEPS, STARTS, STUDIES, UNRANKED
-from rfdetr_repro.claims.verdicts import ONE_SEED, UNDECIDED, judged
+from rfdetr_repro.claims.verdicts import OVER_IMAGES, UNDECIDED, judged
 from rfdetr_repro.data.coco import Sample, read_split
 from rfdetr_repro.data.domains.dataset import DomainConfig, write_domain
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
@@ -102,7 +102,7 @@ def test_given_weights_are_evaluated_once_and_judged(data, tmp_path, monkeypatch
 
     (claim,) = judged(Store(path).read(), claims_named("4"))
     depth = next(one for one in claim.findings if one.comparison.id == "4.1")
-    assert depth.pairs == 2 and ONE_SEED in depth.reason + depth.effect.over
+    assert depth.pairs == 2 and depth.effect.over == OVER_IMAGES
 
 
 def test_one_split_of_the_data_has_the_annotations_of_the_whole_set(data, tmp_path):
@@ -152,7 +152,8 @@ def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated
     }
     assert all("1 step" in one.model.name for one in both)
     (claim,) = judged(both, claims_named("1"))
-    assert claim.word == UNDECIDED and claim.findings[0].pairs == 2
+    (pair,) = claim.findings  # two seeds: the interval is over the images of one training
+    assert claim.word == UNDECIDED and pair.pairs == 1 and "1 other training" in pair.reason
     assert "from the pico backbone" in claim.findings[0].scale.words
 
     trained.clear()

@@ -92,7 +92,9 @@ def test_every_claim_has_its_verdict_on_the_page(page):
     for one in judged(MEASURED):
         assert " ".join(one.claim.sentence.split()) in page
         for finding in one.findings:
-            assert finding.comparison.what in page and finding.word in page
+            what = finding.comparison.what
+            assert f"{finding.comparison.id} {what[:1].upper()}{what[1:]}" in page
+        assert one.word in page
     assert "nothing about COCO" in page
 
 
