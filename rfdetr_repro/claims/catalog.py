@@ -39,6 +39,7 @@ from .studies import (
     ALONE,
     CONVNEXT,
     COPIES,
+    COSINE,
     DINOV3,
     DRAWN,
     FLOAT32,
@@ -315,6 +316,14 @@ CLAIMS: tuple[Claim, ...] = (
             _recipe(3, "layer-wise decay 0.8, against none", LAYER_DECAY, GAIN),
             _recipe(4, "a gradient clip of 0.1, against none", NO_CLIP, GAIN, reverse=True),
             _recipe(5, "EMA, against none", NO_EMA, GAIN, reverse=True),
+            _trained(
+                "5.6",
+                "no schedule, against a cosine schedule over the whole training",
+                COSINE,
+                NO_COOLDOWN,
+                Expected("a loss of at most 1 point (a margin chosen here)", least=-1),
+                "recipe",
+            ),
         ),
     ),
     Claim(

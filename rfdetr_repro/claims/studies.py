@@ -11,6 +11,7 @@ NO_CLIP = "without a gradient clip"
 NO_EMA = "without EMA"
 LAYER_DECAY = "layer decay 0.8"
 NO_COOLDOWN = "without a cooldown"
+COSINE = "cosine schedule"
 PADDED = "padded to a square"
 DRAWN = "draws depth and queries"
 RANDOM_BACKBONE = "random dinov2-pico"
@@ -103,6 +104,7 @@ STUDIES: dict[str, Study] = {
                 Trained(NO_EMA, ("ema_decay=0",)),
                 Trained(LAYER_DECAY, ("layer_decay=0.8",)),
                 Trained(NO_COOLDOWN, ("cooldown_share=0",)),
+                Trained(COSINE, ("cooldown_share=1", "cooldown_form=cosine")),
                 Trained(PADDED, padded=True),
             ),
         ),

@@ -31,6 +31,7 @@ SETTINGS = (
     "beta2",
     "warmup_steps",
     "cooldown_share",
+    "cooldown_form",
     "clip_norm",
     "ema_decay",
     "ema_tau",

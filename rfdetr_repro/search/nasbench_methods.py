@@ -147,15 +147,18 @@ def by_rank(archs: Sequence[Arch], trial: Trial) -> list[Arch]:
 
 
 def parzen(trial: Trial) -> None:
-    """Optuna's multi-objective TPE over the five knobs, until it has asked for as many trials as
-    the space has architectures; raises :class:`InputError` without Optuna.
+    """Optuna's multi-objective TPE over the five knobs, which asks for some architectures again and
+    pays nothing for that. Ends when the whole space is seen, or after ten times as many trials as
+    the space has architectures. Raises :class:`InputError` without Optuna.
     """
     optuna = optional_module("optuna", "Optuna is not installed", "pip install optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=trial.rng.randrange(2**31))
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
     known = {form(arch): arch for arch in trial.space}
-    for _ in range(len(trial.space)):
+    for _ in range(10 * len(trial.space)):
+        if len(trial.seen) == len(trial.space):
+            break
         one = study.ask()
         knobs = {
             name: one.suggest_categorical(name, list(axis))

@@ -22,6 +22,7 @@ _RECIPE = {
     "warmup_steps": "{here} warm-up steps (paper: {paper})",
     "cooldown_share": "the rate falls linearly to 0 over the last {here:.0%} of the steps "
     "(paper: constant)",
+    "cooldown_form": "rates that fall follow a {here} (paper: constant)",
     "clip_norm": "gradients clipped at norm {here:g} (paper: {paper:g})",
     "ema_decay": "decay of the averaged weights {here:g} (paper: {paper:g})",
     "class_weight": "classification loss of weight {here:g} (paper: {paper:g})",

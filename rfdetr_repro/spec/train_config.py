@@ -58,6 +58,7 @@ _LATER = (
     "precision",
     "compile",
     "draw_heads",
+    "cooldown_form",
     "resize_on",
     "channels_last",
     "cuda_graph",
@@ -72,6 +73,8 @@ PRECISIONS = ("auto", "float32", "tf32", "bf16")
 # Where training pictures are cropped, resized, mirrored and normalised; the pixels are equal.
 # loader: by the threads or processes that decode them; device: by the device that trains
 RESIZES = ("loader", "device")
+# How the rates fall in the cool-down; cosine with cooldown_share=1 is the usual cosine schedule
+COOLDOWNS = ("linear", "cosine")
 WARMUP_PART = 10  # of the steps of a short training
 AVERAGED_PARTS = 8  # its averaged weights are those of about an eighth of the steps
 
@@ -106,7 +109,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     beta2: float = 0.999
     warmup_steps: int = 0
-    # last part of the run, in which the rate falls linearly to 0; the paper has no such part
+    # last part of the run, in which the rate falls to 0; the paper has no such part
     cooldown_share: float = 0.0
     clip_norm: float = 0.1
     ema_decay: float = 0.993
@@ -149,12 +152,14 @@ class TrainConfig:
     # a step of a supernet also draws decoder layers (one at least) and queries of the space, as in
     # version 1 of the paper; False: every step trains all of them, as in version 2
     draw_heads: bool = False
+    cooldown_form: str = "linear"  # one of COOLDOWNS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", frozen_parts(self.freeze))
         check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
         choose(self.precision, PRECISIONS, "precision")
+        choose(self.cooldown_form, COOLDOWNS, "form of the cool-down")
         choose(self.resize_on, RESIZES, "place to resize on")
         self._check_cuda_graph()
         if self.precision != "auto" and (self.float16 or not self.bfloat16):

@@ -198,15 +198,18 @@ def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Factor on every rate at ``step`` (0-based): linear warm-up, then constant, then linear to 0
-    over the cool-down share.
+    """Factor on every rate at ``step`` (0-based): linear warm-up, then constant, then to 0 over the
+    cool-down share, linearly or along half a cosine. The cosine begins after the warm-up.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     start = config.steps * (1 - config.cooldown_share)
+    if config.cooldown_form == "cosine":
+        start = max(start, config.warmup_steps)
     if not config.cooldown_share or step < start:
         return 1.0
-    return max(0.0, (config.steps - step) / (config.steps - start))
+    left = max(0.0, (config.steps - step) / max(1.0, config.steps - start))
+    return 0.5 * (1 - math.cos(math.pi * left)) if config.cooldown_form == "cosine" else left
 
 
 class Ema:

@@ -55,9 +55,10 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "ia_bce_loss": ((True,), _ONE_RECIPE),
     "lr_scheduler": (
         ("step", "constant"),
-        "use warmup_epochs and cooldown_share (the last part of the run falls linearly to 0)",
+        "use warmup_epochs, cooldown_share and cooldown_form (cooldown_share=1 with "
+        "cooldown_form=cosine is a cosine schedule)",
     ),
-    "lr_scheduler_kwargs": ((None, {}), "use warmup_epochs and cooldown_share"),
+    "lr_scheduler_kwargs": ((None, {}), "use warmup_epochs, cooldown_share and cooldown_form"),
     "optimizer": (("adamw",), _ONE_RECIPE),
     "optimizer_kwargs": ((None, {}), "use lr, weight_decay and beta2"),
     "aug_config": ((None,), "use flip_probability and crop_probability"),

@@ -24,6 +24,7 @@ VALUES = {  # key -> values that are no use; of numbers also the usual wrong typ
         "ema_tau": [0.0],
         "clip_norm": [0.0, -1.0],
         "cooldown_share": [5.0],
+        "cooldown_form": ["step", 3],
         "base_share": [2.0, -1.0],
         "flip_probability": [5.0],
         "weight_decay": [-1.0],

@@ -164,6 +164,21 @@ def test_schedule() -> None:
     assert schedule(10**6, TrainConfig(steps=10)) == 1.0  # the paper has no schedule
 
 
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_schedule_is_that_of_torch(warmup: int) -> None:
+    config = TrainConfig(steps=100, warmup_steps=warmup, cooldown_share=1.0, cooldown_form="cosine")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    wanted = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100 - warmup)
+    for step in range(warmup, 100):
+        assert schedule(step, config) == pytest.approx(wanted.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        wanted.step()
+    assert schedule(100, config) == schedule(10**6, config) == 0.0
+    # a cosine over the last quarter only
+    late = replace(config, cooldown_share=0.25)
+    assert schedule(74, late) == 1.0 and schedule(87, late) == pytest.approx(0.531, abs=1e-3)
+
+
 def test_ema_follows_its_schedule(split: CocoSplit, tmp_path: Path) -> None:
     detector = Trainer(RECIPE, split, tmp_path).state.detector
     ema = Ema(detector, TRAIN)
