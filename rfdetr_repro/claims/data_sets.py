@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from rfdetr_repro.records.data_sets import (
     DECIDING,
     FEWEST,
+    LEARNED_AP,
     LOCATIONS,
     OBJECT_SIZE,
     SetResult,
@@ -19,11 +20,12 @@ from rfdetr_repro.records.data_sets import (
     regressions,
     results_of,
 )
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import Budget, Record
 from rfdetr_repro.records.seeds import Seeded
 from rfdetr_repro.spec.metrics import decimals, plural
 from rfdetr_repro.tables.rivals import (
     TOO_COARSE,
+    UNLEARNED,
     Entry,
     Verdict,
     comparisons,
@@ -35,6 +37,7 @@ from rfdetr_repro.tables.rivals import (
 from .pairs import Scale
 
 PER_LOCATION = "slope"  # a measure: % of the image per patch along a side
+LEARNED = f"{100 * LEARNED_AP:g}"
 FEWEST_SEEDS = 3  # of a training, for a verdict about trainings
 
 
@@ -72,14 +75,20 @@ class OverDataSets:
     second: str
 
     def across(self, records: Sequence[Record]) -> list[Across]:
-        """The mean paired difference in points, of composed and of real data sets apart."""
+        """The mean paired difference in points, of composed and of real data sets apart. Data sets
+        on which neither variant finds anything are left out.
+        """
         found = []
         for results in _kinds(results_of(records)):
-            if gains := gains_of(results, self.first, self.second):
+            learned = [one for one in results if one.learned(self.first, self.second)]
+            if gains := gains_of(learned, self.first, self.second):
                 mean = mean_over_sets(gains)
-                scale = _scale(results, len(gains))
-                ends = mean.low, mean.high
-                found.append(_across(scale, mean.value, *ends, len(gains), mean.told))
+                effect = _across(_scale(learned, len(gains)), *mean[:3], len(gains), mean.told)
+                if out := len(results) - len(learned):
+                    told = f"left out: {plural(out, 'data set')} with an AP below {LEARNED}"
+                    reason = "; ".join(filter(None, (effect.reason, told)))
+                    effect = effect._replace(reason=reason)
+                found.append(effect)
         return found
 
 
@@ -127,9 +136,8 @@ class RivalsAtEqualLatency:
             over = plural(seeds, "training seed") if low is not None else ""
             ends = [None if end is None else 100 * end for end in (low, high)]
             reason = "; ".join(filter(None, (told, one.told)))
-            barred = TOO_COARSE if one.too_coarse else ""
             effect = 100 * value, ends[0], ends[1]
-            found.append(Across(one.scale, *effect, seeds, over, reason, barred))
+            found.append(Across(one.scale, *effect, seeds, over, reason, one.barred))
         return found
 
 
@@ -139,10 +147,13 @@ class RivalsOverDataSets:
 
     def across(self, records: Sequence[Record]) -> list[Across]:
         """For each rival and budget the mean over its data sets, of which there must be two or
-        more, of RF-DETR - rival in points; on each data set the mean over the seeds counts.
+        more, of RF-DETR - rival in points; on each data set the mean over the seeds counts. Data
+        sets on which neither model finds anything are left out.
         """
         groups: dict[tuple[str, str], dict[str, _Compared]] = {}
         for one in _rivals(records):
+            if one.barred == UNLEARNED:
+                continue
             groups.setdefault((one.rival.label, one.scale.training), {})[one.scale.data] = one
         return [_over_sets(list(found.values())) for found in groups.values() if len(found) > 1]
 
@@ -156,7 +167,7 @@ class _Compared(NamedTuple):
     rival: Entry
     difference: Seeded  # of APs as fractions
     slower: Seeded | None  # the same of the next slower RF-DETR; None: there is none
-    too_coarse: bool
+    barred: str  # why the difference decides nothing
     told: str  # how equal the latencies are
 
 
@@ -182,7 +193,7 @@ def _rivals(records: Sequence[Record]) -> list[_Compared]:
                     verdict.rival,
                     verdict.difference,
                     verdict.slower_difference,
-                    verdict.too_coarse,
+                    verdict.undecided,
                     _nearness(verdict.ours, verdict),
                 )
             )
@@ -223,7 +234,22 @@ def _over_sets(found: Sequence[_Compared]) -> Across:
 
 
 def _scale(results: Sequence[SetResult], sets: int) -> Scale:
-    return Scale(f"{sets} data sets", DECIDING, _images(results), results[0].composed)
+    words = _budgets(results)
+    return Scale(f"{sets} data sets", DECIDING, _images(results), results[0].composed, words)
+
+
+def _budgets(results: Sequence[SetResult]) -> str:
+    """How long the supernets of all data sets were trained; "" where a Record does not say so."""
+    budgets = [record.budget for one in results for record in one.of.values()]
+    known = [budget for budget in budgets if budget is not None]
+    if not known or len(known) < len(budgets):
+        return ""
+    least, most = (choose(known, key=_images_seen) for choose in (min, max))
+    return least.words if least == most else f"{least.words} to {most.words}"
+
+
+def _images_seen(budget: Budget) -> int:
+    return budget.steps * budget.images_per_step
 
 
 def _across(

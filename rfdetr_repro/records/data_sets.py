@@ -26,6 +26,9 @@ FOUND = "nas"
 VARIANTS = (FIXED, FOUND, TUNED)
 DECIDING = "test"
 FEWEST = 3  # data sets of a regression, and of a verdict
+# AP as a fraction that one of two models must reach for a comparison on a data set: below it both
+# find next to nothing. Chosen here after the first results
+LEARNED_AP = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class SetResult:
         one = self.ap(first)
         other = self.ap(second)
         return None if one is None or other is None else 100 * (other - one)
+
+    def learned(self, *variants: str) -> bool:
+        """Whether one of the variants reaches :data:`LEARNED_AP`."""
+        return any((self.ap(variant) or 0.0) >= LEARNED_AP for variant in variants)
 
 
 def results_of(records: Iterable[Record], split: str = DECIDING) -> list[SetResult]:

@@ -261,7 +261,7 @@ class Record:
     quantised: Quantised | None = None  # of an INT8 file: what became INT8
     # of a study's training: digest of recipe, train split and initial weights
     training_sha256: str | None = None
-    budget: Budget | None = None  # of models that were trained alike
+    budget: Budget | None = None  # of the training, where models or data sets are compared
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
     unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)

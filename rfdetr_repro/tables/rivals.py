@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from rfdetr_repro.records.data_sets import LEARNED_AP
 from rfdetr_repro.records.record import RIVALS, Record
 from rfdetr_repro.records.seeds import Seeded, seeded_difference, seeded_mean
 from rfdetr_repro.spec.errors import InputError
@@ -21,6 +22,7 @@ from .campaign import SYNTHETIC
 from .table import COMPUTED, MEASURED, MISSING, Cell, Column, Table
 
 TOLERANCE = 0.05
+UNLEARNED = f"no model reaches an AP of {100 * LEARNED_AP:g}"
 TOO_COARSE = "the grid of architectures is too coarse (--archs)"
 OURS = "rfdetr"
 CHOOSING = "val"
@@ -78,14 +80,25 @@ class Verdict:
         return behind and self.slower_difference is not None and self.slower_difference.sign >= 0
 
     @property
+    def unlearned(self) -> bool:
+        """Whether both models find next to nothing, so that their difference says nothing."""
+        means = [one.mean(self.split) for one in (self.ours, self.rival) if one is not None]
+        return all(one is None or one.value < LEARNED_AP for one in means)
+
+    @property
+    def undecided(self) -> str:
+        """Why the difference decides nothing, whatever its interval; "" where it may decide."""
+        if self.unlearned:
+            return UNLEARNED
+        return TOO_COARSE if self.too_coarse else ""
+
+    @property
     def word(self) -> str:
         """What the comparison shows."""
         if self.ours is None or self.difference is None:
             return "no RF-DETR is as fast"
-        if self.difference.low is None:
-            return f"not decided: {self.difference.told}"
-        if self.too_coarse:
-            return f"not decided: {TOO_COARSE}"
+        if reason := self.undecided or (self.difference.low is None and self.difference.told):
+            return f"not decided: {reason}"
         winner = {1: "RF-DETR", -1: self.rival.label}.get(self.difference.sign)
         return f"{winner} is more accurate" if winner else "no difference is shown"
 

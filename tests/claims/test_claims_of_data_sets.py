@@ -61,6 +61,20 @@ def test_found_against_fixed_is_students_over_data_sets() -> None:
     assert tuned.word == UNDECIDED  # +6, +5 and -3 points
 
 
+def test_data_sets_on_which_nothing_is_found_are_left_out() -> None:
+    records = [
+        *rows("a", 0.30, 0.34, 0.40),
+        *rows("b", 0.20, 0.25, 0.3),
+        *rows("c", 0.5, 0.53, 0.5),
+    ]
+    (before,) = findings(records, "7")["7.1"]
+    (finding,) = findings([*records, *rows("d", 0.01, 0.04, 0.06)], "7")["7.1"]
+    assert finding.effect.value == before.effect.value and finding.pairs == 3
+    assert finding.reason == "left out: 1 data set with an AP below 5"
+    (tuned,) = findings([*records, *rows("d", 0.01, 0.04, 0.06)], "3")["3.2"]
+    assert tuned.pairs == 4  # after fine-tuning something is found
+
+
 def test_a_gain_of_the_fixed_architecture_fails_the_claim() -> None:
     records = [one for n in "abcd" for one in rows(n, 0.4 + ord(n) / 1e4, 0.3, 0.3)]
     (finding,) = findings(records, "7")["7.1"]

@@ -109,6 +109,18 @@ def test_a_coarse_grid_of_architectures_does_not_decide_against_rf_detr():
     assert findings(fast_only, "11.2")[0].word == FAILS
 
 
+def test_models_that_find_nothing_decide_nothing():
+    records = trained_alike("D-FINE", 5.0, [0.020, 0.021, 0.022])
+    records += trained_alike("RF-DETR", 4.0, [0.001, 0.001, 0.002], FAST)
+    (found,) = findings(records, "11.1")
+    assert found.effect.high < 0 and found.word == UNDECIDED and not found.votes
+    assert found.reason.startswith("no model reaches an AP of 5")
+    # nor do they count over data sets
+    others = over_sets({"b": -2.0, "c": -3.0, "d": -4.0})
+    (over,) = findings([*records, *others], "11.2")
+    assert over.pairs == 3 and over.effect.value == pytest.approx(-3.0)
+
+
 def over_sets(gains: dict[str, float], rival: str = "D-FINE") -> list[Record]:
     """Data sets on which RF-DETR has so many points more than the rival with every seed."""
     records = []

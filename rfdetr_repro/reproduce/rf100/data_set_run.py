@@ -17,6 +17,7 @@ from rfdetr_repro.records.record import (
     FIXED,
     RF100,
     TUNED,
+    Budget,
     DataId,
     MeasuredRecord,
     Record,
@@ -29,6 +30,7 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.sizing import Sizing
+from rfdetr_repro.spec.train_config import TrainConfig
 
 from .data_sets import facts_of
 
@@ -92,7 +94,7 @@ class DataSetRun(Reproduction):
             )
             records += [one for one in tuned if one.model.variant == TUNED]
         facts = facts_of(splits["train"])
-        self.records = [_published(one, facts, self.campaign.train.seed) for one in records]
+        self.records = [_published(one, facts, self.campaign.train) for one in records]
         return self.folder
 
     @property
@@ -212,9 +214,9 @@ def _split(record: Record) -> str:
     return record.data.split if record.data else ""
 
 
-def _published(record: Record, facts: TrainFacts, seed: int) -> Record:
-    """A Record of the run as a Record of the comparison: with what the data set holds, and with
-    resampled APs on test alone, which keeps files small.
+def _published(record: Record, facts: TrainFacts, trained: TrainConfig) -> Record:
+    """A Record of the run as a Record of the comparison: with what the data set holds, how long the
+    supernet was trained, and with resampled APs on test alone, which keeps files small.
     """
     data = record.data
     if data is None or record.campaign not in (FINE_TUNING, RF100):
@@ -225,7 +227,8 @@ def _published(record: Record, facts: TrainFacts, seed: int) -> Record:
     return replace(
         record,
         campaign=RF100,
-        seed=seed,
+        seed=trained.seed,
+        budget=Budget(trained.steps, trained.batch_size * trained.accumulate),
         data=DataId(data.name, data.split, data.sha256, data.num_images, facts),
         accuracy=accuracy,
         mask_accuracy=None,
