@@ -96,8 +96,10 @@ def plan(dry: bool, work: Path) -> list[Part]:
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     spread = [] if dry else ["-n", "6"]
     marked = [*pytest, "-m", "gpu", *spread]
-    few = [*pytest, "-m", "gpu", "tests/ops/test_ops_fused.py"]
-    chosen = [*few, "-k", "test_values_and_gradients and float32 and 16"]
+    few = [*pytest, "-m", "gpu", "tests/ops/test_ops_fused.py", "tests/ops/test_ops_cuda.py"]
+    # three queries take the direct kernels, and only when asked the staged and sorted ones
+    paths = "test_every_path and 16 and (staged or sorted)"
+    chosen = [*few, "-k", f"(test_values_and_gradients and float32 and 16) or ({paths})"]
     build = [sys.executable, "setup.py", "build_ext", "--inplace"]
     parts = [
         measuring("environment", 10, dry, work),

@@ -52,6 +52,7 @@ struct Sample {
   I pixel[4];                // index in the concatenated maps
   F weight[4];               // bilinear weight
   F along_x[4], along_y[4];  // d weight / d normalised x and y
+  F visible[4];              // 1, or 0: outside the map
 };
 
 template <class To, class From>
@@ -90,6 +91,8 @@ RFDETR_HOST_DEVICE F bilinear_sample(F x, F y, I height, I width, I start, Sampl
   const I east = left + 1 < last_column ? left + 1 : last_column, south = top + 1 < last_row ? top + 1 : last_row;
   const I up = start + north * width, down = start + south * width;
   sample.pixel[0] = up + west, sample.pixel[1] = up + east, sample.pixel[2] = down + west, sample.pixel[3] = down + east;
+  sample.visible[0] = has_top * has_left, sample.visible[1] = has_top * has_right;
+  sample.visible[2] = has_bottom * has_left, sample.visible[3] = has_bottom * has_right;
   sample.weight[0] = wt * wl, sample.weight[1] = wt * wr, sample.weight[2] = wb * wl, sample.weight[3] = wb * wr;
   sample.along_x[0] = -sx * has_left * wt, sample.along_x[1] = sx * has_right * wt;
   sample.along_x[2] = -sx * has_left * wb, sample.along_x[3] = sx * has_right * wb;

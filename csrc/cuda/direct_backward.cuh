@@ -67,6 +67,8 @@ __global__ void __launch_bounds__(kDirectBackwardThreads) direct_backward_kernel
         const int north = start + (code >> 4) * row, south = north + pixels_down(code, width.width) * row;
         const int east = pixels_across(code) * row;
         const int at[4] = {north, north + east, south, south + east};
+        // By place, not by share: of an infinite gradient a share of 0 is NaN, as on the CPU.
+        const bool inside[4] = {(code & 5) == 5, (code & 6) == 6, (code & 9) == 9, (code & 10) == 10};
         const float share[4] = {blend.above * blend.left, blend.above * blend.right, blend.below * blend.left,
                                 blend.below * blend.right};
         Dots dots;
@@ -76,7 +78,7 @@ __global__ void __launch_bounds__(kDirectBackwardThreads) direct_backward_kernel
         for (int k = 0; k < 4; ++k) {
           float4 part = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
           add_scaled(part, share[k] * amount, up);
-          if (share[k] != 0.0f) atomic_add4(to.value + at[k], part);
+          if (inside[k]) atomic_add4(to.value + at[k], part);
         }
         slopes = slopes_of(dots, code, blend, call.level[width.level]);
       }

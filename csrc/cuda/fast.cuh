@@ -50,14 +50,26 @@ Fast<T> fast_call(const Attention& call) {
   return to;
 }
 
-// A path that RFDETR_CUDA_PATH asks for; tests and measurements compare the paths with it. Unset: the host chooses.
-bool path_is(const char* name) {
+// The kernels that a call is to take, for tests and measurements that compare them; kChosen: the host chooses.
+enum class Path { kChosen, kGeneral, kDirect, kStaged, kSorted, kSortedAlone, kSortedInPairs };
+
+// What RFDETR_CUDA_PATH asks for. A launcher reads it once, because another thread may write the environment meanwhile.
+Path path_asked() {
+  constexpr struct {
+    const char* name;
+    Path path;
+  } kNames[] = {{"general", Path::kGeneral}, {"direct", Path::kDirect},        {"staged", Path::kStaged},
+                {"sorted", Path::kSorted},   {"sorted-1", Path::kSortedAlone}, {"sorted-2", Path::kSortedInPairs}};
   const char* const wish = getenv("RFDETR_CUDA_PATH");
-  return wish != nullptr && strcmp(wish, name) == 0;
+  for (const auto& known : kNames) {
+    if (wish != nullptr && strcmp(wish, known.name) == 0) return known.path;
+  }
+  return Path::kChosen;
 }
 
-// Whether the fast kernels take a call whose other array, output or upstream gradient, is at `other`.
-bool is_fast(const Attention& call, const void* other) {
+// Whether the fast kernels take a call whose other array, output or upstream gradient, is at `other`. A call without samples is
+// none of theirs.
+bool is_fast(const Attention& call, const void* other, Path path) {
   const Problem& problem = call.problem;
   if (call.storage == Storage::kFloat64 || (problem.channels != 16 && problem.channels != 32)) return false;
   uintptr_t bits = reinterpret_cast<uintptr_t>(other);
@@ -67,10 +79,11 @@ bool is_fast(const Attention& call, const void* other) {
   constexpr int64_t kMost = int64_t(1) << 30;  // leaves room for the last grid stride
   const int64_t samples = int64_t(problem.num_levels) * problem.points;
   const int64_t row = problem.heads * problem.channels, queries = problem.batch * problem.queries;
+  if (row == 0 || queries == 0 || samples == 0) return false;
   // Each factor is compared before the next product, so that nothing overflows.
   if (row > kMost || samples > kMost || problem.pixels > (1 << 26) || queries > kMost) return false;
   if (problem.batch * problem.pixels > kMost / row || queries > kMost / row) return false;
-  return bits % 16 == 0 && (samples == 0 || queries * problem.heads <= kMost / (2 * samples)) && !path_is("general");
+  return bits % 16 == 0 && queries * problem.heads <= kMost / (2 * samples) && path != Path::kGeneral;
 }
 
 // Channel v of a pack.

@@ -127,7 +127,7 @@ struct Stage {
 };
 
 template <class T, int D, int N>
-Stage stage_of(const Fast<T>& call, const Limits& limits) {
+Stage stage_of(const Fast<T>& call, const Limits& limits, Path path) {
   constexpr int kRow = 256;  // bytes of a pixel's row: two of the 128 bytes that eight lanes read at a time
   constexpr int kReads = 4;  // of each number, on average, that pay for its copy
   Stage stage{1, 0, 0, kStagedThreads<T, N>, 0};
@@ -146,21 +146,20 @@ Stage stage_of(const Fast<T>& call, const Limits& limits) {
   const int64_t chunk = ceil_div(call.queries, wanted < call.queries ? wanted : call.queries);
   const bool busy = 2 * tasks * ceil_div(call.queries, chunk) >= limits.processors;
   const bool pays = busy && chunk * call.samples * 4 >= int64_t(kReads) * call.pixels;
-  if (!pays && !path_is("staged")) return stage;
+  if (!pays && path != Path::kStaged) return stage;
   stage.chunk = int(chunk), stage.chunks = int(ceil_div(call.queries, chunk));
   return stage;
 }
 
 template <class T, int D, int N>
-int fast_forward(const Attention& attention, void* output, void* stream) {
+int fast_forward(const Attention& attention, void* output, Path path, void* stream) {
   constexpr int W = D * int(sizeof(T)) / 16;
   const Fast<T> call = fast_call<T>(attention);
   const int slots = call.batch * call.queries * call.heads;
-  if (slots == 0 || call.samples == 0) return 0;  // without samples the output is zero already
   Limits limits{};
   if (const cudaError_t error = limits.read()) return int(error);
-  const Stage stage = stage_of<T, D, N>(call, limits);
-  if (stage.chunks != 0 && !path_is("direct")) {
+  const Stage stage = stage_of<T, D, N>(call, limits, path);
+  if (stage.chunks != 0 && path != Path::kDirect) {
     if (const cudaError_t error = allow_shared<staged_forward_kernel<T, D, N>>(limits, stage.bytes)) return int(error);
     const int64_t blocks = int64_t(call.batch) * stage.chunks * (call.heads / stage.heads);
     if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);
@@ -175,10 +174,10 @@ int fast_forward(const Attention& attention, void* output, void* stream) {
 
 // Kernels for one level of two points, which is the model's, and for any number of samples.
 template <class T>
-int fast_forward(const Attention& call, void* output, void* stream) {
+int fast_forward(const Attention& call, void* output, Path path, void* stream) {
   const bool pair = call.problem.num_levels == 1 && call.problem.points == 2;
-  if (call.problem.channels == 32) return fast_forward<T, 32, 0>(call, output, stream);
-  return pair ? fast_forward<T, 16, 2>(call, output, stream) : fast_forward<T, 16, 0>(call, output, stream);
+  if (call.problem.channels == 32) return fast_forward<T, 32, 0>(call, output, path, stream);
+  return pair ? fast_forward<T, 16, 2>(call, output, path, stream) : fast_forward<T, 16, 0>(call, output, path, stream);
 }
 
 }  // namespace

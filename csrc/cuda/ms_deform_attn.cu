@@ -79,10 +79,11 @@ int forward(const Attention& call, void* output, void* stream) {
 using namespace rfdetr;
 
 extern "C" int rfdetr_forward_launch(const Attention* call, void* output, void* stream) {
-  if (is_fast(*call, output)) {
-    if (call->storage == Storage::kFloat32) return fast_forward<float>(*call, output, stream);
-    if (call->storage == Storage::kFloat16) return fast_forward<__half>(*call, output, stream);
-    return fast_forward<__nv_bfloat16>(*call, output, stream);
+  const Path path = path_asked();
+  if (is_fast(*call, output, path)) {
+    if (call->storage == Storage::kFloat32) return fast_forward<float>(*call, output, path, stream);
+    if (call->storage == Storage::kFloat16) return fast_forward<__half>(*call, output, path, stream);
+    return fast_forward<__nv_bfloat16>(*call, output, path, stream);
   }
   switch (call->storage) {
     case Storage::kFloat32:

@@ -8,8 +8,8 @@
 // output (B, Q, M * D) in the storage type.
 extern "C" int rfdetr_forward_launch(const rfdetr::Attention* call, void* output, void* stream);
 
-// Overwrites all gradients. `deterministic` gives the same bits every time and is much
-// slower.
+// Overwrites all gradients, with zeros where there is nothing to compute. `deterministic` gives the same bits every time and is
+// much slower.
 extern "C" int rfdetr_backward_launch(const rfdetr::Attention* call, const rfdetr::Gradients* to, int deterministic,
                                       void* stream);
 

@@ -123,7 +123,8 @@ __device__ __forceinline__ void visit(const Attention& call, const Gradients& to
     const A up = head.weight(i) * load(static_cast<const T*>(to.upstream)[slot * problem.channels + share.channel + lane]);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      if (at.weight[k] != A(0)) add(at.pixel[k], at.weight[k] * up);
+      // by place, not by weight: of an infinite gradient a weight of 0 makes NaN, as on the CPU
+      if (at.visible[k] != A(0)) add(at.pixel[k], at.weight[k] * up);
     }
   }
 }
@@ -224,7 +225,13 @@ int backward(const Attention& call, const Gradients& to, bool deterministic, voi
   const int64_t queries = problem.batch * problem.queries, slots = queries * problem.heads;
   const int64_t numbers = problem.batch * problem.pixels * problem.heads * problem.channels;
   if (const cudaError_t error = fill_zero(to.value, numbers * int64_t(sizeof(A)), stream)) return int(error);
-  if (slots * problem.channels * problem.points == 0) return 0;
+  if (slots * problem.channels * problem.points == 0) {  // no kernel writes the other gradients
+    const int64_t samples = slots * problem.num_levels * problem.points;
+    const int64_t boxes = call.boxes ? 4 * queries : 0;
+    if (const cudaError_t error = fill_zero(to.points, 2 * samples * int64_t(sizeof(A)), stream)) return int(error);
+    if (const cudaError_t error = fill_zero(to.weights, samples * int64_t(sizeof(A)), stream)) return int(error);
+    return int(fill_zero(to.boxes, boxes * int64_t(sizeof(A)), stream));
+  }
   LAUNCH((samples_kernel<T, V>), blocks_for(slots), kThreads, 0, stream, call, to);
   if (call.boxes) LAUNCH((boxes_kernel<A>), blocks_for(queries), kThreads, 0, stream, call, to);
   if (const cudaError_t error = cudaGetLastError()) return int(error);
@@ -233,7 +240,7 @@ int backward(const Attention& call, const Gradients& to, bool deterministic, voi
 
 // The sorted gradient where it fits and pays, else the direct one.
 template <class T, int D>
-int fast_backward(const Attention& attention, const Gradients& grads, void* stream) {
+int fast_backward(const Attention& attention, const Gradients& grads, Path path, void* stream) {
   const Fast<T> call = fast_call<T>(attention);
   const FastGradients<T> to{static_cast<const T*>(grads.upstream), static_cast<float*>(grads.value),
                             static_cast<float*>(grads.points), static_cast<float*>(grads.weights),
@@ -241,12 +248,12 @@ int fast_backward(const Attention& attention, const Gradients& grads, void* stre
   const int64_t values = int64_t(call.batch) * call.pixels * call.heads * D, queries = int64_t(call.batch) * call.queries;
   Limits limits{};
   if (const cudaError_t error = limits.read()) return int(error);
-  const SortedLaunch launch = sorted_launch<T, D>(call, limits);
+  const SortedLaunch launch = sorted_launch<T, D>(call, limits, path);
   if (const cudaError_t error = fill_zero(to.value, 4 * values, stream)) return int(error);
   if (call.boxes) {
     if (const cudaError_t error = fill_zero(to.boxes, 16 * queries, stream)) return int(error);
   }
-  if (launch.bytes != 0 && !path_is("direct")) {
+  if (launch.bytes != 0 && path != Path::kDirect) {
     if constexpr (D == 16) {
       if (call.levels == 1 && call.samples == 2) return launch_sorted<T, D, 2>(call, to, launch, limits, stream);
     }
@@ -256,8 +263,9 @@ int fast_backward(const Attention& attention, const Gradients& grads, void* stre
 }
 
 template <class T>
-int fast_backward(const Attention& call, const Gradients& to, void* stream) {
-  return call.problem.channels == 32 ? fast_backward<T, 32>(call, to, stream) : fast_backward<T, 16>(call, to, stream);
+int fast_backward(const Attention& call, const Gradients& to, Path path, void* stream) {
+  return call.problem.channels == 32 ? fast_backward<T, 32>(call, to, path, stream)
+                                     : fast_backward<T, 16>(call, to, path, stream);
 }
 
 bool aligned(const Gradients& to) {
@@ -272,12 +280,11 @@ bool aligned(const Gradients& to) {
 using namespace rfdetr;
 
 extern "C" int rfdetr_backward_launch(const Attention* call, const Gradients* to, int deterministic, void* stream) {
-  const Problem& problem = call->problem;
-  const bool some = problem.batch * problem.queries * problem.heads * problem.points != 0;
-  if (!deterministic && some && is_fast(*call, to->upstream) && aligned(*to)) {
-    if (call->storage == Storage::kFloat32) return fast_backward<float>(*call, *to, stream);
-    if (call->storage == Storage::kFloat16) return fast_backward<__half>(*call, *to, stream);
-    return fast_backward<__nv_bfloat16>(*call, *to, stream);
+  const Path path = path_asked();
+  if (!deterministic && is_fast(*call, to->upstream, path) && aligned(*to)) {
+    if (call->storage == Storage::kFloat32) return fast_backward<float>(*call, *to, path, stream);
+    if (call->storage == Storage::kFloat16) return fast_backward<__half>(*call, *to, path, stream);
+    return fast_backward<__nv_bfloat16>(*call, *to, path, stream);
   }
   switch (call->storage) {
     case Storage::kFloat32:

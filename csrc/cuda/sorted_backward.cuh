@@ -403,7 +403,7 @@ struct SortedLaunch {
 };
 
 template <class T, int D>
-SortedLaunch sorted_launch(const Fast<T>& call, const Limits& limits) {
+SortedLaunch sorted_launch(const Fast<T>& call, const Limits& limits, Path path) {
   constexpr int kEach = 2;       // samples per cell of a tile, on average, that pay for the sorting
   constexpr int kEachOfTwo = 4;  // and for half the memory of a multiprocessor
   SortedLaunch launch{};
@@ -431,10 +431,10 @@ SortedLaunch sorted_launch(const Fast<T>& call, const Limits& limits) {
   };
   // With two blocks, one works while the other is at a barrier or waits for memory, but tiles are smaller.
   const bool full = blocks > limits.processors && tile_of(2) * samples >= kEachOfTwo * cells;
-  const int resident = tile_of(2) && !path_is("sorted-1") && (full || path_is("sorted-2")) ? 2 : 1;
+  const int resident = tile_of(2) && path != Path::kSortedAlone && (full || path == Path::kSortedInPairs) ? 2 : 1;
   const int64_t tile = tile_of(resident);
   if (tile == 0) return launch;
-  const bool asked = path_is("sorted") || path_is("sorted-1") || path_is("sorted-2");
+  const bool asked = path == Path::kSorted || path == Path::kSortedAlone || path == Path::kSortedInPairs;
   const bool pays = tile * samples >= kEach * cells && 2 * blocks >= limits.processors;
   if ((!pays && !asked) || blocks > kMaxBlocks) return launch;
   sort.chunk = int(chunk), sort.chunks = int(chunks), sort.tile = int(tile), sort.cells = int(cells);

@@ -33,6 +33,8 @@ TESTS = {
     "host masks": [HOST_MASKS],
     "host forward": [HOST, "-k", "forward_kernel_on_the_host and float32"],
     "host paths": [HOST, "-k", "every_path_on_the_host"],
+    "host infinite": [HOST, "-k", "infinite_gradients"],
+    "host empty": [HOST, "-k", "of_nothing"],
     "threads masks": [THREADS, "-k", "masks"],
     "runtime": [RUNTIME, "-k", "g++-H100"],
     "runtime nvcc": [RUNTIME, "-k", "nvcc-H100"],

@@ -76,8 +76,8 @@ ATTENTION = [
     Fault(
         "direct: the gradient of value is not summed by atomics",
         "cuda/direct_backward.cuh",
-        "if (share[k] != 0.0f) atomic_add4(to.value + at[k], part);",
-        "if (share[k] != 0.0f) to.value[at[k]] += part.x, to.value[at[k] + 1] += part.y, "
+        "if (inside[k]) atomic_add4(to.value + at[k], part);",
+        "if (inside[k]) to.value[at[k]] += part.x, to.value[at[k] + 1] += part.y, "
         "to.value[at[k] + 2] += part.z, to.value[at[k] + 3] += part.w;",
         ("threads direct",),
     ),
@@ -101,6 +101,42 @@ ATTENTION = [
         "fill_zero(to.value, 4 * values, stream)",
         "fill_zero(to.value, values, stream)",
         ("threads direct",),
+    ),
+    Fault(
+        "direct: a pixel with weight 0 gets nothing of an infinite gradient",
+        "cuda/direct_backward.cuh",
+        "if (inside[k]) atomic_add4(",
+        "if (share[k] != 0.0f) atomic_add4(",
+        ("host infinite",),
+    ),
+    Fault(
+        "general: a pixel with weight 0 gets nothing of an infinite gradient",
+        "cuda/ms_deform_attn_backward.cu",
+        "if (at.visible[k] != A(0)) add(",
+        "if (at.weight[k] != A(0)) add(",
+        ("host infinite",),
+    ),
+    Fault(
+        "a call without heads is one for the fast kernels",
+        "cuda/fast.cuh",
+        "if (row == 0 || queries == 0 || samples == 0) return false;",
+        "",
+        ("host empty",),
+    ),
+    Fault(
+        "general: without heads or channels the gradient of boxes is not zeroed",
+        "cuda/ms_deform_attn_backward.cu",
+        "return int(fill_zero(to.boxes, boxes * int64_t(sizeof(A)), stream));",
+        "return 0;",
+        ("host empty",),
+    ),
+    Fault(
+        "general: without channels the gradient of points is not zeroed",
+        "cuda/ms_deform_attn_backward.cu",
+        "if (const cudaError_t error = fill_zero(to.points, 2 * samples * int64_t(sizeof(A)), "
+        "stream)) return int(error);",
+        "",
+        ("host empty",),
     ),
     Fault(
         "direct: the gradient of a softmax without its mean",

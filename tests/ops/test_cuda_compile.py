@@ -325,6 +325,84 @@ def test_any_head_dimension_is_that_of_grid_sample(
                 assert error <= TOLERANCE[dtype] * (expected.abs().max().item() + 1)
 
 
+WAYS_TO_GO = [*((path, 0) for path in PATHS), ("", 1)]  # and whether gradients are deterministic
+
+
+def centred_inputs(levels: list[tuple[int, int]], fused: bool) -> list[torch.Tensor]:
+    """Value, points, weights and, if fused, boxes, for a map with sides of powers of two: every
+    sample is at the centre of a pixel, of neither the last row nor the last column.
+    """
+    ((height, width),) = levels
+    draw = torch.Generator().manual_seed(0)
+    shape = (2, 40, 2, 1, 2)
+    column = torch.randint(width - 1, shape, generator=draw)
+    row = torch.randint(height - 1, shape, generator=draw)
+    points = torch.stack([(column + 0.5) / width, (row + 0.5) / height], -1)
+    boxes = [torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(2, 40, 4).contiguous()] if fused else []
+    return [
+        torch.randn(2, height * width, 2, 16, generator=draw),
+        4 * points - 2 if fused else points,  # an offset is a quarter of the box
+        torch.randn(shape, generator=draw),
+        *boxes,
+    ]
+
+
+@pytest.mark.parametrize(("path", "deterministic"), WAYS_TO_GO)
+@FORMS
+def test_infinite_gradients_are_those_of_the_cpu(
+    host_kernels: ctypes.CDLL,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    deterministic: int,
+    fused: bool,
+) -> None:
+    """A pixel of the map whose weight is 0 gets 0 times infinity, which is NaN."""
+    monkeypatch.setenv("RFDETR_CUDA_PATH", path)
+    levels = [(4, 8)]
+    inputs = centred_inputs(levels, fused)
+    upstream = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(1))
+    upstream[0, 3, 5], upstream[1, 7, 20] = float("inf"), -float("inf")
+    grads = [torch.full_like(tensor, 7.0) for tensor in inputs]
+    to = Gradients(pointer(upstream), *(pointer(tensor) for tensor in grads))
+    call = call_of(levels, inputs)
+    launched = (ctypes.byref(call), ctypes.byref(to), deterministic, None)
+    assert host_kernels.rfdetr_backward_launch(*launched) == 0
+    expected = on_cpu(levels, inputs, upstream)
+    assert expected[0].isnan().any() and expected[0].isfinite().any()
+    for ours, theirs in zip(grads, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("empty", ["batch", "queries", "heads", "channels", "points"])
+@pytest.mark.parametrize(("path", "deterministic"), WAYS_TO_GO)
+@FORMS
+def test_of_nothing_all_gradients_are_zero(
+    host_kernels: ctypes.CDLL,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    deterministic: int,
+    empty: str,
+    fused: bool,
+) -> None:
+    """With a size of 0 nothing is launched that fails, and no gradient keeps old memory."""
+    monkeypatch.setenv("RFDETR_CUDA_PATH", path)
+    levels = LEVELS[0]
+    sizes = {"channels": 16, empty: 0}
+    value, points, weights = sample_inputs(levels, dtype=torch.float32, **sizes)
+    boxes = [torch.rand(*points.shape[:2], 4)] if fused else []
+    inputs = [value, points, weights, *boxes]
+    out = torch.zeros(*points.shape[:2], value.shape[2] * value.shape[3])
+    call = ctypes.byref(call_of(levels, inputs))
+    assert host_kernels.rfdetr_forward_launch(call, ctypes.c_void_p(pointer(out)), None) == 0
+    assert not out.any() and torch.equal(out, on_cpu(levels, inputs)[0])
+    grads = [torch.full_like(tensor, float("nan")) for tensor in inputs]
+    to = Gradients(pointer(out), *(pointer(tensor) for tensor in grads))
+    code = host_kernels.rfdetr_backward_launch(call, ctypes.byref(to), deterministic, None)
+    assert code == 0
+    for ours, theirs in zip(grads, on_cpu(levels, inputs, out), strict=True):
+        assert not ours.any() and torch.equal(ours, theirs)
+
+
 @FORMS
 def test_without_points_nothing_is_read(host_kernels: ctypes.CDLL, fused: bool) -> None:
     """Tensors without elements have no memory; the output is zero before the launch."""

@@ -244,12 +244,14 @@ def test_points_outside_contribute_nothing(device: str, bad: float) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("empty", ["batch", "queries"])
+@pytest.mark.parametrize("empty", ["batch", "queries", "heads", "channels", "points"])
 def test_empty(device: str, empty: str) -> None:
-    inputs = sample_inputs(LEVELS[0], channels=16, dtype=torch.float32, device=device, **{empty: 0})
+    sizes = {"channels": 16, empty: 0}
+    inputs = sample_inputs(LEVELS[0], dtype=torch.float32, device=device, **sizes)
     inputs = [tensor.requires_grad_() for tensor in inputs]
     out = ms_deform_attn(inputs[0], LEVELS[0], *inputs[1:])
-    assert out.shape == (inputs[0].shape[0], inputs[1].shape[1], inputs[0].shape[2] * 16)
+    batch, _, heads, channels = inputs[0].shape
+    assert out.shape == (batch, inputs[1].shape[1], heads * channels) and not out.any()
     grads = torch.autograd.grad(out.sum(), inputs)
     assert [grad.shape for grad in grads] == [tensor.shape for tensor in inputs]
     assert not any(grad.any() for grad in grads)

@@ -37,6 +37,24 @@ def test_deterministic_gradients_repeat_bit_for_bit(dtype: torch.dtype) -> None:
         )
 
 
+@pytest.mark.parametrize("path", ["general", "direct", "staged", "sorted-1", "sorted-2"])
+@pytest.mark.parametrize("channels", [16, 32])
+@pytest.mark.parametrize("levels", [LEVELS[:1], LEVELS], ids=str)
+def test_every_path_agrees_with_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, levels: list, channels: int, path: str
+) -> None:
+    """By RFDETR_CUDA_PATH: the host itself takes the staged and sorted kernels for more queries."""
+    monkeypatch.setenv("RFDETR_CUDA_PATH", path)
+    inputs = fused_inputs(levels, dtype=torch.float32, queries=300, heads=4, channels=channels)
+    results = []
+    for device in ("cpu", "cuda"):
+        own = [tensor.detach().to(device).requires_grad_() for tensor in inputs]
+        out = ms_deform_attn_fused(own[0], levels, *own[1:])
+        results.append([out, *torch.autograd.grad(out.square().sum(), own)])
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, atol=1e-4, rtol=1e-3)
+
+
 def test_captured_in_a_graph() -> None:
     """Forward and backward replay on new inputs, with no synchronisation inside."""
     inputs = [

@@ -40,6 +40,21 @@ def test_values_and_gradients(device: str, dtype: torch.dtype, levels: list, cha
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("empty", ["batch", "queries", "heads", "channels", "points"])
+def test_empty(device: str, empty: str) -> None:
+    """The gradients are zero, also those of boxes without a head or a channel."""
+    boxes = torch.rand(*(0 if empty == name else 2 for name in ("batch", "queries")), 4)
+    sizes = {"batch": 2, "queries": 2, "channels": 16, empty: 0}
+    value, offsets, logits = sample_inputs(LEVELS[0], dtype=torch.float32, device=device, **sizes)
+    inputs = [t.requires_grad_() for t in (value, offsets, boxes.to(device), logits)]
+    out = ms_deform_attn_fused(inputs[0], LEVELS[0], *inputs[1:])
+    assert out.shape == (*boxes.shape[:2], value.shape[2] * value.shape[3]) and not out.any()
+    grads = torch.autograd.grad(out.sum(), inputs)
+    assert [grad.shape for grad in grads] == [tensor.shape for tensor in inputs]
+    assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 def test_gradcheck_of_both_orders(device: str, levels: list) -> None:
     inputs = [
