@@ -42,8 +42,9 @@ void note(const std::string& line) { events += line + "\n"; }
 
 // The error that a test wants of this call, or 0.
 int wanted_error(const char* call) {
-  if (failing != call || countdown < 0) return 0;
-  return countdown-- == 0 ? failure : 0;
+  if (failing != call || countdown < 0 || countdown-- > 0) return 0;
+  note(std::string("wanted failure of ") + call);
+  return failure;
 }
 
 int returned(int error) {
@@ -92,9 +93,13 @@ void fake_set_device(int index) { device = index; }
 uintptr_t fake_stream(int index) { return reinterpret_cast<uintptr_t>(stream_of(index)); }
 
 // ---- CUDA's runtime
-int cudaGetDevice(int* index) { return *index = device, returned(wanted_error("cudaGetDevice")); }
+int cudaGetDevice(int* index) {
+  note("query device");
+  return *index = device, returned(wanted_error("cudaGetDevice"));
+}
 int cudaSetDevice(int index) { return device = index, note("cudaSetDevice " + std::to_string(index)), 0; }
 int cudaDeviceGetAttribute(int* value, int which, int) {
+  note("query attribute " + std::to_string(which));
   *value = which == 16   ? processors
            : which == 97 ? most_shared
            : which == 75 ? capability / 10

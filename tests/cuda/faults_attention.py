@@ -181,6 +181,42 @@ ATTENTION = [
         ("runtime",),
     ),
     Fault(
+        "sorted: on the default stream",
+        "cuda/sorted_backward.cuh",
+        "int(launch.bytes), stream, call, to, launch.sort);",
+        "int(launch.bytes), nullptr, call, to, launch.sort);",
+        ("runtime",),
+    ),
+    Fault(
+        "sorted: the result of the launch is not asked for",
+        "cuda/sorted_backward.cuh",
+        "launch.sort);\n  return int(cudaGetLastError());",
+        "launch.sort);\n  return 0;",
+        ("runtime",),
+    ),
+    Fault(
+        "sorted: that large shared memory is refused is ignored",
+        "cuda/sorted_backward.cuh",
+        "if (const cudaError_t error = allow_shared<sorted_backward_kernel<T, D, N>>(limits, "
+        "launch.bytes)) return int(error);",
+        "allow_shared<sorted_backward_kernel<T, D, N>>(limits, launch.bytes);",
+        ("runtime",),
+    ),
+    Fault(
+        "staged: on the default stream",
+        "cuda/fast_forward.cuh",
+        "int(stage.bytes), stream, call,",
+        "int(stage.bytes), nullptr, call,",
+        ("runtime",),
+    ),
+    Fault(
+        "forward: an unknown device is ignored",
+        "cuda/fast_forward.cuh",
+        "if (const cudaError_t error = limits.read()) return int(error);",
+        "limits.read();",
+        ("runtime",),
+    ),
+    Fault(
         "32-bit indices beyond 2^31 numbers",
         "cuda/fast.cuh",
         "constexpr int64_t kMost = int64_t(1) << 30;",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +20,20 @@ import torch
 DEVICE = 3  # of all tensors, says the runtime
 ASKED = 700  # an error that no rule of the runtime gives
 MAPS = {"small": [(6, 7)], "large": [(44, 44)], "levels": [(20, 20), (10, 10), (5, 5)]}
+# Maps for which the kernel of a path needs more than 48 KiB of shared memory and no more than any
+# device has.
+PATH_MAPS = {"staged": [(28, 28)], "sorted": [(78, 78)]}
 Call = Callable[[Any], object]
 
 
-def attention(dtype: torch.dtype, maps: str, channels: int, fused: bool) -> list[torch.Tensor]:
+def attention(
+    dtype: torch.dtype, levels: list[tuple[int, int]], channels: int, fused: bool
+) -> list[torch.Tensor]:
     """Value, points, boxes if fused, and weights of the operators; the values mean nothing."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    pixels = sum(height * width for height, width in MAPS[maps])
-    points = 2 if len(MAPS[maps]) == 1 else 4
-    shape = (2, 130, 8, len(MAPS[maps]), points)
+    pixels = sum(height * width for height, width in levels)
+    points = 2 if len(levels) == 1 else 4
+    shape = (2, 130, 8, len(levels), points)
     boxes = [torch.rand(2, 130, 4, dtype=wide)] if fused else []
     return [
         torch.rand(2, pixels, 8, channels).to(dtype),
@@ -38,11 +44,11 @@ def attention(dtype: torch.dtype, maps: str, channels: int, fused: bool) -> list
 
 
 def attention_call(
-    dtype: torch.dtype, maps: str, channels: int, fused: bool, backward: str
+    dtype: torch.dtype, levels: list[tuple[int, int]], channels: int, fused: bool, backward: str
 ) -> Call:
     """One operator of the attention on tensors of these types and sizes."""
-    tensors = attention(dtype, maps, channels, fused)
-    sizes = [side for level in MAPS[maps] for side in level]
+    tensors = attention(dtype, levels, channels, fused)
+    sizes = [side for level in levels for side in level]
     name = "ms_deform_attn" + ("_fused" if fused else "") + ("_backward" if backward else "")
 
     def call(operators: Any) -> object:
@@ -51,6 +57,21 @@ def attention_call(
         upstream = torch.rand(2, 130, 8 * channels).to(dtype)
         first = (upstream, tensors[0], sizes)
         return getattr(operators, name)(*first, *tensors[1:], backward == "deterministic")
+
+    return call
+
+
+def path_call(path: str, dtype: torch.dtype, fused: bool) -> Call:
+    """The operator of which ``path`` is a kernel, taking that path."""
+    backward = "usual" if path == "sorted" else ""
+    work = attention_call(dtype, PATH_MAPS[path], 16, fused, backward)
+
+    def call(operators: Any) -> object:
+        os.environ["RFDETR_CUDA_PATH"] = path
+        try:
+            return work(operators)
+        finally:
+            del os.environ["RFDETR_CUDA_PATH"]
 
     return call
 
@@ -71,7 +92,11 @@ def calls() -> dict[str, Call]:
         part = "backward " + backward if backward else "forward"
         form = "fused" if fused else "plain"
         name = f"{part} {form} {str(dtype)[6:]} {maps} {channels}"
-        found[name] = attention_call(dtype, maps, channels, fused, backward)
+        found[name] = attention_call(dtype, MAPS[maps], channels, fused, backward)
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+    for path, dtype, fused in itertools.product(PATH_MAPS, narrow, (False, True)):
+        name = f"{path} {'fused' if fused else 'plain'} {str(dtype)[6:]}"
+        found[name] = path_call(path, dtype, fused)
     for width, packed, boxed in itertools.product((64, 61, 11), (False, True), (False, True)):
         name = f"masks {width} {'packed' if packed else 'bool'} {'boxed' if boxed else 'whole'}"
         found[name] = masks_call(width, packed, boxed)
@@ -198,16 +223,36 @@ def with_code(runtime: Runtime, work: Callable[[], int]) -> dict[str, Any]:
 
 
 def failures(events: list[str]) -> list[tuple[str, int]]:
-    """Every call of the runtime that may fail in a call that asked for these."""
-    launches = sum(event.startswith("launch ") for event in events)
-    attributes = sum(event.startswith("attribute ") for event in events)
-    fills = sum(event.startswith("memset ") for event in events)
+    """Every call of the runtime that may fail in a call that asked for these, but for
+    cudaFuncSetAttribute.
+    """
+    calls_of = {
+        "launch ": "launch",
+        "memset ": "cudaMemsetAsync",
+        "query device": "cudaGetDevice",
+        "query attribute ": "cudaDeviceGetAttribute",
+        "stream of ": "stream",
+    }
     return [
-        *(("launch", index) for index in range(launches)),
-        *(("cudaFuncSetAttribute", index) for index in range(attributes)),
-        *(("cudaMemsetAsync", index) for index in range(fills)),
-        ("stream", 0),
+        (call, index)
+        for start, call in calls_of.items()
+        for index in range(sum(event.startswith(start) for event in events))
     ]
+
+
+def answer(runtime: Runtime, work: Callable[[], object], failing: bool) -> dict[str, Any]:
+    """What a call asked for and, under "failing", what became of it when a call of the runtime
+    failed: cudaFuncSetAttribute always, the others if ``failing``.
+    """
+    # A launcher remembers that it may use large shared memory, so this failure comes first.
+    attribute = ("cudaFuncSetAttribute", 0)
+    refused = runtime.recorded(work, attribute)
+    usual = runtime.recorded(work, None)
+    asked = any(event.startswith("attribute ") for event in refused["events"])
+    outcomes = {"cudaFuncSetAttribute 0": refused} if asked else {}
+    for what, index in failures(usual["events"]) if failing else ():
+        outcomes[f"{what} {index}"] = runtime.recorded(work, (what, index))
+    return {**usual, "failing": outcomes}
 
 
 def main() -> None:
@@ -219,15 +264,8 @@ def main() -> None:
     operators = torch.ops.rfdetr_proof
     answers = {}
     for name, call in calls().items():
-        answers[name] = runtime.recorded(lambda call=call: call(operators), None)
-        events = answers[name]["events"]
-        if "float32" in name or "masks" in name:
-            answers[name]["failing"] = {
-                f"{what} {index}": runtime.recorded(
-                    lambda call=call: call(operators), (what, index)
-                )
-                for what, index in failures(events)
-            }
+        failing = "float32" in name or "masks" in name
+        answers[name] = answer(runtime, lambda call=call: call(operators), failing)
     json.dump(
         {
             "calls": answers,

@@ -9,12 +9,13 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cuda_builds
 import pytest
-from recorded_calls import DEVICE, MASK_SIZES
+from recorded_calls import DEVICE, MASK_SIZES, PATH_MAPS
 
 pytestmark = pytest.mark.skipif(cuda_builds.CXX is None, reason="no g++")
 NO_NVCC = pytest.mark.skipif(cuda_builds.NVCC is None, reason="no nvcc")
@@ -89,15 +90,43 @@ def test_shared_memory_is_allowed_before_it_is_used(recorded: dict[str, Any]) ->
     assert SMALL_SHARED < most <= recorded["most_shared"]
 
 
+@pytest.mark.parametrize("path", PATH_MAPS)
+def test_a_path_that_is_asked_for_is_taken(recorded: dict[str, Any], path: str) -> None:
+    """With more shared memory than a kernel may use unasked."""
+    found = [call for name, call in recorded["calls"].items() if name.startswith(path)]
+    assert len(found) == 6
+    for call in found:
+        (launch,) = launches(call["events"])
+        assert f"{path}_" in launch.kernel and launch.shared > SMALL_SHARED, launch
+
+
 def test_every_failure_is_an_error(recorded: dict[str, Any]) -> None:
-    tried = 0
+    """A call of the runtime that fails ends the work: what comes after it is not launched, but for
+    the launches of which the errors are asked for together.
+    """
+    tried: Counter[str] = Counter()
+    refused = set()  # kernels that may not use large shared memory
     for name, call in recorded["calls"].items():
-        for what, outcome in call.get("failing", {}).items():
+        for what, outcome in call["failing"].items():
             expected = "no current CUDA stream" if "stream" in what else "the test asked for"
             assert expected in outcome["error"], (name, what, outcome)
-            assert outcome["events"][-1] == "guard ends", (name, what)
-            tried += 1
-    assert tried > 100
+            events = outcome["events"]
+            assert events[-1] == "guard ends", (name, what)
+            kind = what.split()[0]
+            after = events[events.index(f"wanted failure of {kind}") :]
+            assert kind == "launch" or not launches(after), (name, what, events)
+            tried[kind] += 1
+            if kind == "cudaFuncSetAttribute":
+                (kernel,) = (
+                    launch.kernel
+                    for launch in launches(call["events"])
+                    if launch.shared > SMALL_SHARED
+                )
+                refused.add(re.search(r"(\w+)_kernel", kernel)[1])
+    assert min(tried.values()) >= 3 and tried.total() > 100, tried
+    assert {"launch", "stream", "cudaMemsetAsync", "cudaGetDevice"} <= set(tried)
+    assert {"cudaDeviceGetAttribute", "cudaFuncSetAttribute"} <= set(tried)
+    assert {"staged_forward", "sorted_backward", "phased"} <= refused
 
 
 def test_a_launch_has_the_size_that_the_call_needs(recorded: dict[str, Any]) -> None:
