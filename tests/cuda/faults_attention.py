@@ -106,7 +106,7 @@ ATTENTION = [
         "direct: a pixel with weight 0 gets nothing of an infinite gradient",
         "cuda/direct_backward.cuh",
         "if (inside[k]) atomic_add4(",
-        "if (share[k] != 0.0f) atomic_add4(",
+        "if (inside[k] && share[k] != 0.0f) atomic_add4(",
         ("host infinite",),
     ),
     Fault(
