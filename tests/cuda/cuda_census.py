@@ -8,6 +8,7 @@ It needs nvcc and nvdisasm, which the package nvidia-cuda-nvdisasm has without a
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import re
 import shutil
@@ -63,6 +64,15 @@ def nvcc_version() -> str:
     assert cuda_builds.NVCC is not None
     text = cuda_builds.run([cuda_builds.NVCC, "--version"]).stdout
     return re.search(r"release ([\d.]+)", text)[1]
+
+
+def digest_of_sources() -> str:
+    """What the kernels are compiled from, without what no compiler reads: comments and spaces."""
+    seen: set[Path] = set()
+    sources = [cuda_builds.SOURCES / f"{name}.cu" for name in cuda_builds.KERNELS]
+    text = b"\0".join(cuda_builds.contents(path, seen) for path in sources)
+    words = re.sub(rb"//[^\n]*", b"", text).split()
+    return hashlib.sha256(b" ".join(words)).hexdigest()
 
 
 def plain_name(name: str) -> str:
@@ -126,15 +136,17 @@ def census(source: str, architecture: str, folder: Path) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["kernel"]))
 
 
-def table() -> tuple[str, dict[tuple[str, str, str], Row]]:
-    """The release of nvcc that census.csv is of, and its rows by source, kernel, architecture."""
-    first, *lines = TABLE.read_text(encoding="utf-8").splitlines()
+def table() -> tuple[str, str, dict[tuple[str, str, str], Row]]:
+    """The release of nvcc and the digest of the sources that census.csv is of, and its rows by
+    source, kernel, architecture.
+    """
+    first, second, *lines = TABLE.read_text(encoding="utf-8").splitlines()
     rows = {}
     for texts in csv.DictReader(lines):
         key = (texts["source"], texts["kernel"], texts["architecture"])
         rows[key] = {name: int(text) if text.isdigit() else text for name, text in texts.items()}
         rows[key]["architecture"] = texts["architecture"]
-    return first.removeprefix("# nvcc "), rows
+    return first.removeprefix("# nvcc "), second.removeprefix("# sources "), rows
 
 
 def main() -> int:
@@ -151,7 +163,7 @@ def main() -> int:
             for row in census(source, architecture, Path(folder))
         ]
     with TABLE.open("w", encoding="utf-8") as file:
-        file.write(f"# nvcc {nvcc_version()}\n")
+        file.write(f"# nvcc {nvcc_version()}\n# sources {digest_of_sources()}\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

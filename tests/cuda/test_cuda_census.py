@@ -36,7 +36,7 @@ PARTS = [
 @pytest.mark.parametrize(("source", "architecture"), PARTS)
 def test_machine_code_is_as_in_the_table(source: str, architecture: str, tmp_path: Path) -> None:
     """With the table's nvcc the counts are equal, with another the kinds of instructions are."""
-    release, rows = cuda_census.table()
+    release, _, rows = cuda_census.table()
     same = cuda_census.nvcc_version() == release
     found = cuda_census.census(source, architecture, tmp_path)
     wanted = [row for key, row in rows.items() if key[0] == source and key[2] == architecture]
@@ -51,11 +51,19 @@ def test_machine_code_is_as_in_the_table(source: str, architecture: str, tmp_pat
             assert ours["spilled_bytes"] <= expected["spilled_bytes"], ours["kernel"]
 
 
+def test_the_table_is_of_these_sources() -> None:
+    _, digest, _ = cuda_census.table()
+    assert digest == cuda_census.digest_of_sources(), (
+        "census.csv is of other sources: run python tests/cuda/cuda_census.py, which needs nvcc "
+        "and nvidia-cuda-nvdisasm, and look at what has changed"
+    )
+
+
 def test_fast_kernels_of_the_table_are_fast() -> None:
     """No call of a 64-bit division, hardly a spilled register, and no addition by compare-and-swap,
     as float additions in shared memory are.
     """
-    _, rows = cuda_census.table()
+    *_, rows = cuda_census.table()
     fast = [row for row in rows.values() if str(row["kernel"]).startswith(FAST)]
     names = {name.split("<")[0] for name in FAST}
     assert {row["kernel"].split("<")[0] for row in fast} == names
@@ -68,7 +76,7 @@ def test_barriers_and_wide_accesses_of_the_table() -> None:
     """Barriers stand only in kernels with shared memory; values are read 16 bytes at once wherever
     a kernel takes packs, and added so from sm_90 on.
     """
-    _, rows = cuda_census.table()
+    *_, rows = cuda_census.table()
     for (_, kernel, architecture), row in rows.items():
         name, _, arguments = kernel.partition("<")
         assert row["barriers"] == BARRIERS.get(name, 0), row
@@ -82,7 +90,7 @@ def test_barriers_and_wide_accesses_of_the_table() -> None:
 
 
 def test_the_table_has_every_kernel_and_architecture() -> None:
-    _, rows = cuda_census.table()
+    *_, rows = cuda_census.table()
     kernels = {key[:2] for key in rows}
     assert set(rows) == {
         (*kernel, architecture) for kernel in kernels for architecture in cuda_census.ARCHITECTURES
@@ -91,7 +99,7 @@ def test_the_table_has_every_kernel_and_architecture() -> None:
 
 
 def test_pixels_of_masks_are_stored_eight_at_once() -> None:
-    _, rows = cuda_census.table()
+    *_, rows = cuda_census.table()
     for (source, kernel, _), row in rows.items():
         if source == "masks":
             packed = kernel.split(", ")[1] == "true"
@@ -100,6 +108,6 @@ def test_pixels_of_masks_are_stored_eight_at_once() -> None:
 
 def test_masks_have_no_fused_products() -> None:
     """A product and a sum that are rounded once would give other bits than the CPU's masks."""
-    _, rows = cuda_census.table()
+    *_, rows = cuda_census.table()
     found = [row for (source, _, _), row in rows.items() if source == "masks"]
     assert found and not any(row["fused_products"] for row in found)
