@@ -22,6 +22,8 @@ from rfdetr_repro.claims.studies import (
     ALL,
     BACKBONE,
     DOMAIN,
+    PRETRAINED,
+    PRETRAINING_TIMES,
     QUICK_STEPS,
     STARTS,
     STEPS,
@@ -143,8 +145,10 @@ def parser() -> argparse.ArgumentParser:
         "--start",
         choices=tuple(STARTS),
         help="what trainings start from: random weights everywhere, the backbone of the packaged "
-        "weights with random weights elsewhere, or the packaged weights as a whole (default: "
-        f"{BACKBONE}); another backbone always starts from random weights",
+        "weights with random weights elsewhere, the packaged weights as a whole, or a backbone "
+        f"that is first trained for {PRETRAINING_TIMES} times as many steps on the embedded data "
+        f"set (default: {BACKBONE}); another backbone than the packaged one starts from random "
+        "weights unless it is pretrained",
     )
     add(
         "--quick",
@@ -229,7 +233,7 @@ def _check(args: argparse.Namespace, data: DataSource | None) -> None:
         only = "" if args.run == ALL else STUDIES[args.run].start
         if only and args.start not in (None, only):
             raise InputError(
-                f"the study {args.run} needs random weights behind every backbone",
+                f"the study {args.run} compares backbones, of which each needs its own start",
                 f"--start {args.start}",
                 f"write --start {only}",
             )
@@ -300,12 +304,13 @@ def _checked(
     """
     from rfdetr_repro.reproduce.claim_studies import check_study, read_data
 
-    read: dict[bool, Mapping[str, CocoSplit]] = {}  # all studies that train read the same
+    # all studies that train read the same, and those that pretrain one split more
+    read: dict[tuple[bool, bool], Mapping[str, CocoSplit]] = {}
     found = []
     for request in requests:
-        trains = bool(request.study.trained)
-        if trains not in read:
-            read[trains] = read_data(request)
-        check_study(request, read[trains])
-        found.append((request, read[trains]))
+        kind = bool(request.study.trained), request.start == PRETRAINED
+        if kind not in read:
+            read[kind] = read_data(request)
+        check_study(request, read[kind])
+        found.append((request, read[kind]))
     return found

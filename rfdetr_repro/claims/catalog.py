@@ -51,6 +51,9 @@ from .studies import (
     NO_EMA,
     ONE_TOKEN,
     PADDED,
+    PRE_CONVNEXT,
+    PRE_DINOV2,
+    PRE_DINOV3,
     RANDOM_BACKBONE,
     UNRANKED,
 )
@@ -155,9 +158,11 @@ def _recipe(
     return _trained(f"5.{number}", what, first, second, expected, "recipe")
 
 
-def _backbones(number: int, what: str, first: str, second: str) -> Comparison:
+def _backbones(
+    number: int, what: str, first: str, second: str, study: str = "backbones"
+) -> Comparison:
     """Two backbones below the same decoder."""
-    return _trained(f"6.{number}", what, first, second, GAIN, "backbones")
+    return _trained(f"6.{number}", what, first, second, GAIN, study)
 
 
 GAIN = Expected("a gain", least=0)
@@ -349,13 +354,19 @@ CLAIMS: tuple[Claim, ...] = (
                 CONVNEXT,
                 RANDOM_BACKBONE,
             ),
-            Comparison(
-                "6.4",
-                "DINOv2's form, against another form, both pretrained alike",
-                GAIN,
-                None,
-                of_training=True,
-                missing="no study pretrains other backbones",
+            _backbones(
+                4,
+                "DINOv2's form, against DINOv3's form, both pretrained alike",
+                PRE_DINOV3,
+                PRE_DINOV2,
+                "forms",
+            ),
+            _backbones(
+                5,
+                "DINOv2's form, against ConvNeXt, both pretrained alike",
+                PRE_CONVNEXT,
+                PRE_DINOV2,
+                "forms",
             ),
         ),
     ),

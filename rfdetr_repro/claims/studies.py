@@ -17,6 +17,9 @@ DRAWN = "draws depth and queries"
 RANDOM_BACKBONE = "random dinov2-pico"
 DINOV3 = "random dinov3-pico"
 CONVNEXT = "random convnext-pico"
+PRE_DINOV2 = "dinov2-pico pretrained alike"
+PRE_DINOV3 = "dinov3-pico pretrained alike"
+PRE_CONVNEXT = "convnext-pico pretrained alike"
 COPIES = "2 windows, a class token in each"
 ONE_TOKEN = "2 windows, one class token"
 UNRANKED = "queries dropped at random"
@@ -25,15 +28,19 @@ HALF_17 = "FP16 from opset 17"
 HALF_16 = "FP16 from opset 16"
 
 # what the trainings of a study start from: random weights everywhere, the backbone of the packaged
-# weights and random weights elsewhere, or the packaged weights as a whole
+# weights and random weights elsewhere, the packaged weights as a whole, or a backbone that this
+# machine first trained on the embedded data set, and random weights elsewhere
 RANDOM = "random"
 BACKBONE = "backbone"
 WEIGHTS = "weights"
+PRETRAINED = "pretrained"
 STARTS = {
     RANDOM: "from random weights",
     BACKBONE: "from the pico backbone",
     WEIGHTS: "from the pico weights",
+    PRETRAINED: "from backbones pretrained alike",
 }
+PRETRAINING_TIMES = 4  # steps of a backbone's pretraining, by those of a training
 
 DOMAIN = "thermal"  # of embedded-10: what trainings learn without --data
 STEPS = 500  # of each training without --steps
@@ -48,9 +55,9 @@ class Trained:
 
     ``shared``: as a supernet of the pico space instead of alone. ``draws``: alone, but every step
     draws decoder layers and queries of the space. ``backbone``: a name of
-    :mod:`rfdetr_repro.spec.backbones`, which starts from random weights whatever the study starts
-    from; "" for the size's own. ``padded``: pictures keep their aspect ratio in training and in
-    evaluation. ``windows``: per side, 0 for the size's own. ``one_token``: the windows share one
+    :mod:`rfdetr_repro.spec.backbones`, which starts from random weights unless the study pretrains
+    backbones; "" for the size's own. ``padded``: pictures keep their aspect ratio in training and
+    in evaluation. ``windows``: per side, 0 for the size's own. ``one_token``: the windows share one
     class token.
     """
 
@@ -125,6 +132,17 @@ STUDIES: dict[str, Study] = {
                 Trained(CONVNEXT, backbone="convnext-pico"),
             ),
             start=BACKBONE,
+        ),
+        Study(
+            "forms",
+            "three forms of backbone, each first pretrained on the embedded data set for "
+            f"{PRETRAINING_TIMES} times as many steps as the training after it",
+            (
+                Trained(PRE_DINOV2, backbone="dinov2-pico"),
+                Trained(PRE_DINOV3, backbone="dinov3-pico"),
+                Trained(PRE_CONVNEXT, backbone="convnext-pico"),
+            ),
+            start=PRETRAINED,
         ),
         Study(
             "order",

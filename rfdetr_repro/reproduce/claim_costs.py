@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rfdetr_repro.claims.studies import Trained
+from rfdetr_repro.claims.studies import RANDOM, Trained
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.matches import measured
@@ -19,7 +19,7 @@ from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.train.trainer import Trainer
 
-from .claim_studies import SPLIT, StudyRequest, left_of_given, stored_records
+from .claim_studies import PRETRAINING, SPLIT, StudyRequest, left_of_given, stored_records
 from .claim_trainings import detections, prepared
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def cost_of(
     for side in study.trained:
         left = []
         for seed in range(request.seeds):
-            ready = prepared(request.scale, side, seed, splits["train"])
+            ready = prepared(request.scale, side, seed, splits["train"], splits.get(PRETRAINING))
             if stored_records(request, ready, splits[SPLIT]) is not None:
                 stored += 1
             elif ready.sha256 in planned:
@@ -78,6 +78,9 @@ def cost_of(
             step, evaluation = probed(request, side, splits)
             seconds += len(left) * (step * request.steps + evaluation)
             parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
+            if ready.pretraining is not None and ready.pretraining.sha256 not in trainings:
+                trainings.add(ready.pretraining.sha256)
+                seconds += step * ready.pretraining.recipe.train.steps
     words = f"{study.id}: {request.scale.words}; {', '.join(parts) or 'nothing to train'}"
     if stored:
         words += f"; {plural(stored, 'training')} stored"
@@ -93,7 +96,8 @@ def probed(
     steps.
     """
     steps = PROBED_OF_SUPERNET if side.shared else PROBED_STEPS
-    ready = prepared(replace(request.scale, steps=steps), side, 0, splits["train"])
+    scale = replace(request.scale, steps=steps, start=RANDOM)
+    ready = prepared(scale, side, 0, splits["train"])
     device = choose_device(request.device)
     times = [time.process_time()]
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +107,6 @@ def probed(
         trainer.run(progress=lambda step, losses: times.append(time.process_time()))
         detector = trainer.state.averaged_detector()
     step = (times[-1] - times[1]) / (len(times) - 2)
-    scale = request.scale
     archs = scale.evaluated(side, ready.recipe.preset.arch) + scale.never_drawn(side)
     started = time.process_time()
     found = detections(detector, splits[SPLIT], archs[:1], side.padded)

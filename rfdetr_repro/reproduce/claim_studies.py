@@ -22,11 +22,11 @@ from torch import Tensor
 
 from rfdetr_repro.bench.machine import environment
 from rfdetr_repro.claims.pairs import STUDY
-from rfdetr_repro.claims.studies import BACKBONE, DOMAIN, STEPS, UNRANKED, Study
+from rfdetr_repro.claims.studies import BACKBONE, DOMAIN, PRETRAINED, STEPS, UNRANKED, Study
 from rfdetr_repro.data.coco import CocoSplit, read_split, read_splits
 from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.domains.dataset import DomainConfig, write_domain
-from rfdetr_repro.data.embedded.dataset import write_embedded
+from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.matches import measured
@@ -45,7 +45,13 @@ from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.spec.presets import PICO_SPACE, PICO_WEIGHTS
 from rfdetr_repro.train.run import train
 
-from .claim_trainings import Prepared, Scale, detections, prepared
+from .claim_trainings import (
+    Prepared,
+    Scale,
+    detections,
+    prepared,
+    with_pretrained_backbone,
+)
 
 if TYPE_CHECKING:
     from rfdetr_repro.model.detector import Detector
@@ -54,6 +60,7 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.jsonl"
 SPLIT = "val"
+PRETRAINING = "pretraining"  # the split on which backbones are pretrained
 Detect = Callable[[Sequence[Arch]], dict[Arch, list[ImageDetections]]]
 
 
@@ -94,6 +101,8 @@ class StudyRequest:
     known: Sequence[Record] = field(default=(), repr=False)
     # of the data set that is composed for trainings; None: its own numbers
     images: DomainConfig | None = None
+    # of the embedded data set, on whose train split backbones are pretrained; None: its own numbers
+    pretraining_images: EmbeddedConfig | None = None
 
     @property
     def store(self) -> Store:
@@ -140,14 +149,16 @@ def check_study(request: StudyRequest, splits: Mapping[str, CocoSplit]) -> None:
     device = choose_device(request.device)
     request.store.read()
     for side in request.study.trained:
-        ready = prepared(request.scale, side, 0, splits["train"])
-        ready.request(request.folder, device, request.processes)
+        ready = prepared(request.scale, side, 0, splits["train"], splits.get(PRETRAINING))
+        for one in (ready, ready.pretraining):
+            if one is not None:
+                one.request(request.folder, device, request.processes)
 
 
 def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
-    """The train and the val split of the trainings; of a study of given weights, the val split
-    alone. Data of the package are composed. Raises :class:`InputError` for data without a val
-    split.
+    """The train and the val split of the trainings, and the split on which backbones are
+    pretrained, if they are; of a study of given weights, the val split alone. Data of the package
+    are composed. Raises :class:`InputError` for data without a val split.
     """
     if not request.study.trained:
         return {SPLIT: read_split(_embedded(request), SPLIT, request.given.classes)}
@@ -159,7 +170,13 @@ def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
     splits = read_splits(source)
     if SPLIT not in splits:
         raise InputError("trainings are compared on a val split", source, "add a val split")
-    return {"train": splits["train"], SPLIT: splits[SPLIT]}
+    found = {"train": splits["train"], SPLIT: splits[SPLIT]}
+    if request.start == PRETRAINED:
+        folder = request.folder / "data" / "pretraining"
+        log.info(f"composing the train split of the embedded data set in {folder}")
+        composed = write_embedded(folder, request.pretraining_images, splits=("train",))
+        found[PRETRAINING] = read_split(DataSource.of(composed), "train")
+    return found
 
 
 def _embedded(request: StudyRequest) -> DataSource:
@@ -251,7 +268,7 @@ def with_mixed_queries(detector: Detector, queries: int, order: Sequence[int]) -
 def _trainings(request: StudyRequest, splits: Mapping[str, CocoSplit]) -> Iterator[Record]:
     for seed in range(request.seeds):
         for side in request.study.trained:
-            ready = prepared(request.scale, side, seed, splits["train"])
+            ready = prepared(request.scale, side, seed, splits["train"], splits.get(PRETRAINING))
             known = stored_records(request, ready, splits[SPLIT])
             if known is not None:
                 log.info(f"{side.variant}, seed {seed}: {plural(len(known), 'stored Record')}")
@@ -288,6 +305,13 @@ def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> 
 def _trained(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record]:
     """Trains and evaluates a side."""
     device = choose_device(request.device)
+    if ready.pretraining is not None:
+        log.info(f"{ready.pretraining.side.variant} for {ready.side.variant}")
+        before = train(ready.pretraining.request(request.folder, device, request.processes))
+        recipe = ready.recipe
+        classes = len(ready.split.classes.names)
+        initial = with_pretrained_backbone(recipe.preset, recipe.train, classes, before.model)
+        ready = replace(ready, initial=initial)
     run = train(ready.request(request.folder, device, request.processes))
     trained, card, sha256 = load_supernet(run.model)
     detector = to_device(trained, str(device))

@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfdetr_repro.claims.studies import BACKBONE, RANDOM, STARTS, WEIGHTS, Trained
+from rfdetr_repro.claims.studies import (
+    BACKBONE,
+    PRETRAINED,
+    PRETRAINING_TIMES,
+    RANDOM,
+    STARTS,
+    WEIGHTS,
+    Trained,
+)
 from rfdetr_repro.data.coco import CocoSplit, Sample
 from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
 from rfdetr_repro.data.loader import evaluation_batches
@@ -61,7 +69,14 @@ class Scale:
         from the weights of another version are not compared with these.
         """
         words = f"{self.steps} steps {STARTS[choose(self.start, STARTS, 'start')]}"
+        if self.start == PRETRAINED:
+            return f"{words} for {self.pretraining.steps} steps"
         return words if self.start == RANDOM else f"{words} {_digits_of_package()}"
+
+    @property
+    def pretraining(self) -> Scale:
+        """The scale at which a backbone is pretrained."""
+        return replace(self, steps=PRETRAINING_TIMES * self.steps, start=RANDOM)
 
     def recipe(self, side: Trained, seed: int) -> Recipe:
         """What a side trains, boxes only. Raises :class:`InputError` for settings that cannot
@@ -142,23 +157,29 @@ def _preset(side: Trained) -> Preset:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that can start."""
+    """A training that can start; ``pretraining``: the training before it, whose backbone becomes a
+    part of ``initial``.
+    """
 
     side: Trained
     recipe: Recipe
     split: CocoSplit
     initial: dict[str, Tensor] | None
     hooks: Hooks
+    pretraining: Prepared | None = None
 
     @property
     def sha256(self) -> str:
         """Digest of everything that the trained weights depend on, but for the machine: recipe,
-        data, initial weights and changes of the pictures.
+        data, initial weights or the training that made them, and changes of the pictures.
         """
+        initial = self.initial if self.pretraining is None else None
         named = {
-            "run": self.recipe.identity(self.split.sha256, self.initial),
+            "run": self.recipe.identity(self.split.sha256, initial),
             "hooks": self.hooks.identity(),
         }
+        if self.pretraining is not None:
+            named["pretraining"] = self.pretraining.sha256
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
     def request(self, folder: Path, device: torch.device, processes: int | None) -> TrainRequest:
@@ -176,10 +197,22 @@ class Prepared:
         )
 
 
-def prepared(scale: Scale, side: Trained, seed: int, split: CocoSplit) -> Prepared:
-    """The training of ``side`` on a train split."""
+def prepared(
+    scale: Scale, side: Trained, seed: int, split: CocoSplit, before: CocoSplit | None = None
+) -> Prepared:
+    """The training of ``side`` on a train split. ``before``: the split on which backbones are
+    pretrained, where the scale starts with that. Each form of backbone is pretrained once, with
+    seed 0, whatever the seed.
+    """
     recipe = scale.recipe(side, seed)
-    initial = None
+    initial = pretraining = None
+    if scale.start == PRETRAINED:
+        if before is None:
+            raise ValueError("a scale with pretraining and no split for it")
+        form = side.backbone or "dinov2-pico"
+        pretraining = prepared(
+            scale.pretraining, Trained(f"pretraining of {form}", backbone=form), 0, before
+        )
     if not side.backbone and scale.start == BACKBONE:
         initial = with_pretrained_backbone(recipe.preset, recipe.train, len(split.classes.names))
     if not side.backbone and scale.start == WEIGHTS:
@@ -188,16 +221,18 @@ def prepared(scale: Scale, side: Trained, seed: int, split: CocoSplit) -> Prepar
         recipe = replace(recipe, preset=replace(start.preset, model=model))
         initial = start.initial
     hooks = Hooks(augment=PadToSquare()) if side.padded else NO_HOOKS
-    return Prepared(side, recipe, split, initial, hooks)
+    return Prepared(side, recipe, split, initial, hooks, pretraining)
 
 
-def with_pretrained_backbone(row: Preset, config: TrainConfig, classes: int) -> dict[str, Tensor]:
-    """The backbone of the weights of the package, and random weights by the seed for everything
-    else, as a training from random weights draws them.
+def with_pretrained_backbone(
+    row: Preset, config: TrainConfig, classes: int, weights: Path = PICO_WEIGHTS
+) -> dict[str, Tensor]:
+    """The backbone of ``weights``, and random weights by the seed for everything else, as a
+    training from random weights draws them.
     """
     torch.manual_seed(config.seed)
     detector = Detector(replace(row.model, num_classes=classes), row.arch)
-    pretrained, _, _ = load_supernet(PICO_WEIGHTS)
+    pretrained, _, _ = load_supernet(weights)
     detector.backbone.load_state_dict(pretrained.backbone.state_dict())
     return cpu_weights(detector)
 

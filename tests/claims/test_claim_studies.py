@@ -16,7 +16,15 @@ import torch
 from rfdetr_repro import claims_command
 from rfdetr_repro.claims.catalog import claims_named
 from rfdetr_repro.claims.pairs import SHARED, STUDY, has_resamples
-from rfdetr_repro.claims.studies import ALONE, DRAWN, QUICK_STEPS, STARTS, STUDIES, UNRANKED
+from rfdetr_repro.claims.studies import (
+    ALONE,
+    DRAWN,
+    PRETRAINED,
+    QUICK_STEPS,
+    STARTS,
+    STUDIES,
+    UNRANKED,
+)
 from rfdetr_repro.claims.verdicts import OVER_IMAGES, UNDECIDED, judged
 from rfdetr_repro.data.coco import Sample, read_split
 from rfdetr_repro.data.domains.dataset import DomainConfig, write_domain
@@ -168,7 +176,7 @@ def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated
 def test_a_start_keeps_the_backbone_of_the_package_and_draws_the_rest(data):
     split = read_split(data, "train")
     side = STUDIES["sharing"].trained[0]
-    start = {name: Scale(1, name, SPACE) for name in STARTS}
+    start = {name: Scale(1, name, SPACE) for name in STARTS if name != PRETRAINED}
     assert prepared(start["random"], side, 0, split).initial is None
     one, other = (prepared(start["backbone"], side, seed, split) for seed in (0, 1))
     given = load_supernet(PICO_WEIGHTS)[0].state_dict()
@@ -187,10 +195,59 @@ def test_a_start_keeps_the_backbone_of_the_package_and_draws_the_rest(data):
     ]
 
 
+@pytest.mark.slow
+def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
+    data, tmp_path, monkeypatch
+):
+    images = EmbeddedConfig(train_images=8, val_images=1, test_images=1)
+    request = StudyRequest(
+        replace(STUDIES["forms"], trained=STUDIES["forms"].trained[1:2]),
+        tmp_path,
+        data,
+        2,
+        1,
+        "cpu",
+        processes=1,
+        start="pretrained",
+        pretraining_images=images,
+    )
+    splits = read_data(request)
+    monkeypatch.setattr(claim_costs, "probed", lambda *_: (1.0, 5.0))
+    assert cost_of(request, splits).seconds == 2 * (1 + 5) + 4  # a pretraining of four steps
+    started = []
+    real = claim_studies.train
+
+    def counted(one):
+        started.append(one)
+        return real(one)
+
+    monkeypatch.setattr(claim_studies, "train", counted)
+    records = run_study(request, splits)
+    assert [one.folder.name[:-9] for one in started] == [
+        "pretraining-of-dinov3-pico-0",
+        "dinov3-pico-pretrained-alike-0",
+        "pretraining-of-dinov3-pico-0",
+        "dinov3-pico-pretrained-alike-1",
+    ]
+    first, one, _, other = started
+    assert first.folder == started[2].folder and first.recipe.train.steps == 4
+    pretrained = load_supernet(first.folder / "supernet.safetensors")[0].state_dict()
+    for name in (name for name in one.initial if name.startswith("backbone.")):
+        assert torch.equal(one.initial[name], pretrained[name])
+        assert torch.equal(other.initial[name], pretrained[name])
+    assert not torch.equal(one.initial["decoder.query_feat"], other.initial["decoder.query_feat"])
+    words = "1 steps from backbones pretrained alike for 4 steps"
+    assert all(record.model.name.endswith(words) for record in records)
+    started.clear()
+    again = replace(request, known=records)
+    assert run_study(again, splits) == records and not started
+
+
 def test_every_side_of_every_study_is_a_recipe_of_its_own():
     scale = Scale(100, "backbone", PICO_SPACE)
     sides = {side.variant: side for study in STUDIES.values() for side in study.trained}
-    assert len({str(scale.recipe(side, 0)) for side in sides.values()}) == len(sides) - 1
+    # a random backbone of the same form, and pretrained backbones, differ in the start alone
+    assert len({str(scale.recipe(side, 0)) for side in sides.values()}) == len(sides) - 4
     drawn = scale.recipe(sides[DRAWN], 0)
     steps = [arch for step in range(60) for arch in drawn.archs_of_step(step)]
     assert {(arch.decoder_layers, arch.queries) for arch in steps} == {
@@ -298,7 +355,8 @@ def test_a_run_of_all_studies_has_one_request_for_each_and_keeps_their_own_start
     requests = claims_command.requests_of(claims_command.parser().parse_args(given), None, given)
     assert [one.study.id for one in requests] == list(STUDIES)
     starts = {one.study.id: one.start for one in requests}
-    assert starts.pop("backbones") == "backbone" and set(starts.values()) == {"weights"}
+    assert starts.pop("backbones") == "backbone" and starts.pop("forms") == "pretrained"
+    assert set(starts.values()) == {"weights"}
     assert {(one.seeds, one.steps) for one in requests} == {(3, QUICK_STEPS)}
     # the Records of the package are known, so that given weights are not evaluated again
     weights = requests[0]
