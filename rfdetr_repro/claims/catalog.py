@@ -93,6 +93,7 @@ class Comparison:
     """One measurable part of a claim. The effect is that of the second side minus the first.
 
     ``of_training``: other trainings could give another answer, so that only seeds decide.
+    ``own_start``: both sides start otherwise than their study, which ``what`` says.
     ``of_gpu``: what other processors do has a row, and no part in the verdict of the claim.
     ``studies``: ids of the studies that write the Records; none where another command does, or
     nothing in this package can. ``command``: what writes the Records. ``missing``: what is not
@@ -106,6 +107,7 @@ class Comparison:
     measure: str = AP
     of_training: bool = False
     of_gpu: bool = False
+    own_start: bool = False
     studies: tuple[str, ...] = ()
     command: str = ""
     missing: str = ""
@@ -162,7 +164,8 @@ def _backbones(
     number: int, what: str, first: str, second: str, study: str = "backbones"
 ) -> Comparison:
     """Two backbones below the same decoder."""
-    return _trained(f"6.{number}", what, first, second, GAIN, study)
+    found = _trained(f"6.{number}", what, first, second, GAIN, study)
+    return replace(found, own_start=second == RANDOM_BACKBONE)
 
 
 GAIN = Expected("a gain", least=0)

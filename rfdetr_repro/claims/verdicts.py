@@ -169,7 +169,9 @@ def word_of(expected: Expected, low: float, high: float) -> str:
 def _scale(comparison: Comparison, pair: Pair) -> Scale:
     """The scale of a pair. Latencies of one file are the same on every split."""
     if comparison.measure == AP:
-        return pair.scale
+        scale = pair.scale
+        steps = scale.training.partition(" from ")[0]
+        return scale._replace(training=steps) if comparison.own_start else scale
     machine = pair.second.machine
     place = "unknown machine" if machine is None else (machine.gpu or machine.cpu)
     return Scale(place, "", None, False)
