@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from rfdetr_repro.spec.metrics import decimals
 from rfdetr_repro.tables.table import BAD, GOOD, MEASURED, OPEN, Cell, Column, Table
 
-from .catalog import AP, LATENCY, TAIL, UNITS, Comparison
+from .comparison import AP, LATENCY, TAIL, UNITS, Comparison
 from .verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, WORDS, Effect, Finding, Judged
 
 _TONES = {HOLDS: GOOD, FAILS: BAD, UNDECIDED: OPEN, NOT_RUN: OPEN}

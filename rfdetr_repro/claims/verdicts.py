@@ -20,7 +20,8 @@ from rfdetr_repro.records.seeds import seeded_mean
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.metrics import plural
 
-from .catalog import AP, CLAIMS, TAIL, Claim, Comparison, Expected
+from .catalog import CLAIMS
+from .comparison import AP, TAIL, Claim, Comparison, Expected
 from .data_sets import FEWEST_SEEDS, Across, Aggregate
 from .pairs import Pair, Scale, has_resamples
 

@@ -4,26 +4,21 @@ the Records that come with the package.
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
-import json
 from dataclasses import replace
 
 import numpy
 import pytest
 import scipy.stats
+from samples_claims import BASE, VAL, study
 
-from rfdetr_repro.claims.catalog import CLAIMS, Expected, claims_named
-from rfdetr_repro.claims.pairs import SHARED, STUDY, KnobStep
-from rfdetr_repro.claims.studies import ALONE, DRAWN, NO_EMA, STUDIES
+from rfdetr_repro.claims.catalog import claims_named
+from rfdetr_repro.claims.comparison import Expected
+from rfdetr_repro.claims.pairs import SHARED, KnobStep
+from rfdetr_repro.claims.studies import ALONE, DRAWN
 from rfdetr_repro.claims.table import (
-    claims_table,
-    commands_lines,
     counted,
     effect_texts,
     findings_table,
-    summary_table,
 )
 from rfdetr_repro.claims.verdicts import (
     FAILS,
@@ -36,62 +31,18 @@ from rfdetr_repro.claims.verdicts import (
     judged,
     word_of,
 )
-from rfdetr_repro.claims_command import main
-from rfdetr_repro.cli import program_of
 from rfdetr_repro.records.record import (
     FINE_TUNING,
     NEVER_TRAINED,
     TUNED,
-    Accuracy,
     ArtifactId,
-    DataId,
     Latency,
     Machine,
     ModelId,
     Record,
-    Resampled,
 )
-from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import sha256_file
-from rfdetr_repro.spec.presets import PICO_WEIGHTS
 from rfdetr_repro.spec.protocol import Protocol
-from rfdetr_repro.spec.train_config import TrainConfig, with_settings
-from rfdetr_repro.tables.command import load_records
-
-BASE = "r128-p16-w1-d2-q25"
-VAL = DataId("embedded", "val", "ab" * 32, 150)
-
-
-def study(
-    ap: float,
-    variant: str | None = None,
-    seed: int | None = 0,
-    arch: str = BASE,
-    resampled: numpy.ndarray | None = None,
-    **more,
-) -> Record:
-    """A Record as a study writes it."""
-    kept = None
-    if resampled is not None:
-        text = base64.b64encode(numpy.rint(resampled * 65535).astype("<u2").tobytes()).decode()
-        kept = Resampled("bootstrap", 150, len(resampled), 0, 1e9, "draws", text)
-    accuracy = Accuracy(ap=ap, resampled=kept)
-    given = {"source": STUDY, "campaign": STUDY, **more}
-    return Record(
-        model=ModelId(
-            "rfdetr",
-            f"rfdetr-{arch}",
-            variant=variant,
-            arch=Arch.parse(arch),
-            checkpoint_sha256=f"{variant}{seed}",
-        ),
-        data=VAL,
-        accuracy=accuracy,
-        seed=seed,
-        **given,
-    )
 
 
 def finding(records: list[Record], name: str) -> Finding:
@@ -392,14 +343,6 @@ def test_the_word_follows_from_interval_and_region(expected, low, high, word):
     assert word_of(expected, low, high) == word
 
 
-def test_without_records_every_claim_is_not_run_and_says_what_runs_it():
-    found = judged([])
-    assert [one.word for one in found] == [NOT_RUN] * len(CLAIMS)
-    lines = commands_lines(found)
-    assert len(lines) == sum(len(claim.comparisons) for claim in CLAIMS)
-    assert all(line.partition(": ")[2] for line in lines)
-
-
 def test_rows_of_a_comparison_that_disagree_leave_the_claim_undecided():
     deep = numpy.full(1000, 0.45) + numpy.linspace(-0.01, 0.01, 1000)
     test = replace(VAL, split="test")
@@ -435,93 +378,3 @@ def test_a_failing_part_fails_the_claim_and_parts_not_run_leave_it_undecided():
     bad = study(0.3, arch="r128-p16-w1-d1-q25", resampled=deep - 0.15)
     assert judged([*records, good], claims_named("4"))[0].word == UNDECIDED
     assert judged([*records, bad], claims_named("4"))[0].word == FAILS
-
-
-def test_ids_are_unique_and_every_command_can_be_parsed():
-    ids = [part.id for claim in CLAIMS for part in claim.comparisons]
-    assert len(set(ids)) == len(ids) and [claim.id for claim in CLAIMS] == [
-        str(number) for number in range(1, 12)
-    ]
-    for claim in CLAIMS:
-        for part in claim.comparisons:
-            assert part.pairing is not None or part.missing
-            assert set(part.studies) <= set(STUDIES)
-            if part.command:
-                program, verb, *words = part.command.split()
-                flags = {
-                    flag
-                    for one in program_of(verb).parser()._actions
-                    for flag in one.option_strings
-                }
-                assert program == "rfdetr-repro"
-                assert {word for word in words if word.startswith("--")} <= flags
-
-
-def test_every_changed_recipe_is_a_setting_of_training():
-    for one in STUDIES["recipe"].trained:
-        assert isinstance(with_settings(TrainConfig(), one.settings), TrainConfig)
-    assert NO_EMA in {one.variant for one in STUDIES["recipe"].trained}
-
-
-def test_the_records_of_the_package_answer_some_claims():
-    found = {one.claim.id: one for one in judged(load_records(None))}
-    depth = [one for one in found["4"].findings if one.comparison.id == "4.1"]
-    assert {(one.scale.data, one.scale.split): one.word for one in depth} == {
-        ("embedded", "val"): FAILS,
-        ("embedded", "test"): UNDECIDED,
-        ("embedded-thermal", "val"): UNDECIDED,
-    }
-    (short,) = [one.scale.training for one in depth if one.scale.training]
-    digits = sha256_file(PICO_WEIGHTS)[:8]
-    assert short == f"500 steps from the pico backbone {digits}"  # of the present weights
-    tuned = [one for one in found["3"].findings if one.comparison.id == "3.1"]
-    assert {one.word for one in tuned} == {UNDECIDED} and all(one.effect.value > 0 for one in tuned)
-    (stretched,) = [one for one in found["5"].findings if one.comparison.id == "5.1"]
-    assert stretched.word == HOLDS and stretched.pairs == 3 and found["10"].word == FAILS
-    (order,) = [one for one in found["8"].findings if one.comparison.id == "8.4"]
-    assert order.word == HOLDS and order.effect.over == OVER_IMAGES
-
-
-def test_the_command_prints_every_format(capsys, tmp_path):
-    Store(tmp_path / "mine.jsonl").extend(
-        study(0.4 + 0.01 * seed * (variant == ALONE) + 0.06 * (variant == SHARED), variant, seed)
-        for variant in (ALONE, SHARED)
-        for seed in range(3)
-    )
-    given = ["--records", str(tmp_path), "--claim", "1"]
-    assert main([*given, "--wide", "--no-pager"]) == 0
-    text = capsys.readouterr().out
-    assert "nothing about COCO" in text and "3 training seeds" in text and HOLDS in text
-    main([*given, "--format", "csv"])
-    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert float(row["effect"]) == pytest.approx(5) and row["verdict"] == HOLDS
-    assert row["section"].startswith("1. Weight sharing")
-    main([*given, "--format", "json"])
-    (table,) = json.loads(capsys.readouterr().out)["tables"]
-    assert table["rows"][0]["id"] == "1.1"
-    main([*given, "--format", "markdown"])
-    assert capsys.readouterr().out.startswith("### The claims of the paper")
-    main(["--stated", "--format", "csv"])
-    assert len(list(csv.DictReader(io.StringIO(capsys.readouterr().out)))) == 20
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--claim", "12"], "unknown claim"),
-        (["--claim", "4.9"], "choose one of 4.1"),
-        (["--stated", "--claim", "1"], "no meaning"),
-        (["--records", "nowhere.jsonl"], "cannot read"),
-    ],
-)
-def test_bad_arguments_are_one_line(words, said):
-    with pytest.raises(InputError, match=said):
-        main(words)
-
-
-def test_the_table_has_a_row_for_each_part():
-    for table in (claims_table(judged([])), findings_table(judged([]))):
-        assert len(table.rows) == sum(len(claim.comparisons) for claim in CLAIMS)
-    assert [row["claim"].text for row in summary_table(judged([])).rows] == [
-        claim.id for claim in CLAIMS
-    ]
