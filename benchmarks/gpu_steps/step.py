@@ -17,6 +17,7 @@ from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.protocol import Protocol
 
 SOURCE = "gpu"  # of the Records
+WRONG = 3  # exit code of a step that found a wrong result
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Step:
     toy: bool
     seconds: float
     started: float = field(default_factory=time.monotonic)
+    faults: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, name: str, description: str | None, argv: Sequence[str] | None = None) -> Step:
@@ -83,8 +85,11 @@ class Step:
         *,
         cost: Cost | None = None,
         deployment: str | None = None,
+        agreement: str | None = None,
     ) -> Record:
-        """Appends a measurement to the step's store."""
+        """Appends a measurement to the step's store. ``agreement``: how far the results are from
+        others; part of the Record's campaign, which is no part of the request.
+        """
         return self.store.append(
             Record(
                 SOURCE,
@@ -97,8 +102,20 @@ class Step:
                 started_at=utc_now(),
                 command=f"python -m benchmarks.gpu_steps.{self.name}",
                 deployment=deployment,
+                campaign=f"{SOURCE}, {agreement}" if agreement else None,
             )
         )
+
+    def wrong(self, text: str) -> None:
+        """Notes a result that is not what it has to be. The step goes on; :meth:`end` fails it."""
+        self.faults.append(text)
+        self.say(f"WRONG: {text}")
+
+    def end(self) -> None:
+        """Ends the step: raises SystemExit with the code :data:`WRONG` if a result was wrong."""
+        if self.faults:
+            self.say(f"{len(self.faults)} of this step's results are wrong")
+            raise SystemExit(WRONG)
 
     def say(self, text: str) -> None:
         """Prints a line at once, so that a step that is ended leaves what it found."""

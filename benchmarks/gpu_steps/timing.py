@@ -67,6 +67,16 @@ def captured(call: Call, calls: int = 1) -> Call:
     return replay
 
 
+def in_a_row(call: Call, calls: int = 1) -> Call:
+    """What stands for :func:`captured` where there is no device: ``calls`` calls in a row."""
+
+    def row() -> None:
+        for _ in range(calls):
+            call()
+
+    return row
+
+
 def capture_refusal(error: BaseException) -> str | None:
     """Why a capture was refused, None if ``error`` is about something else.
 
@@ -82,7 +92,11 @@ def capture_refusal(error: BaseException) -> str | None:
 
 
 def graphs_of(
-    calls: Mapping[str, Call], notes: list[str], what: str, size: int = CALLS_OF_A_GRAPH
+    calls: Mapping[str, Call],
+    notes: list[str],
+    what: str,
+    size: int = CALLS_OF_A_GRAPH,
+    capture: Callable[[Call, int], Call] = captured,
 ) -> dict[str, Call]:
     """The calls as CUDA graphs of ``size`` calls; of those that cannot be captured, ``notes`` say
     why.
@@ -90,7 +104,7 @@ def graphs_of(
     found = {}
     for name, call in calls.items():
         try:
-            found[name] = captured(call, size)
+            found[name] = capture(call, size)
         except NotCapturable as error:
             notes.append(f"{what}: {name} cannot be captured ({error})")
     return found
