@@ -1,22 +1,25 @@
-r"""Everything that needs a CUDA device, in one command with one deadline: the evidence first.
+r"""Everything that needs a CUDA device, in two commands with a deadline each: the evidence first.
 
-    python benchmarks/gpu.py --out results/gpu
+    python benchmarks/gpu.py --out results/gpu                       # evidence, within 10 minutes
+    python benchmarks/gpu.py --part training --out results/training  # the rest, within 5 minutes
     python benchmarks/gpu.py --out build/gpu --dry-run      # every step on a CPU, at toy size
 
-Needs PyTorch >= 2.10 built for CUDA, NumPy, SciPy, pytest and nvcc; no network. The order, and the
-seconds that each step may take, are those of ``--list``. A step is a process of its own: it writes
-its Records at once, is ended when its time is over, and does not stop the others when it fails. The
-folder then holds ``records.jsonl`` (all Records), ``summary.txt`` (all that was printed) and
-``gpu.tar.gz`` (both, with logs and test results), renewed after every step, so that a run that is
-cut off leaves what it had found.
+Needs PyTorch >= 2.10 built for CUDA, NumPy, SciPy, pytest and nvcc; no network. With pytest-xdist
+the tests run in six processes, without it in one, which may exceed their time. compute-sanitizer
+and ncu of the CUDA toolkit are used where they are installed. The order, and the seconds that each
+step may take, are those of ``--list``. A step is a process of its own: it writes its Records at
+once, is ended when its time is over, and does not stop the others when it fails. A step that finds
+a wrong result goes on, and fails at its end. The folder then holds ``records.jsonl`` (all Records),
+``summary.txt`` (all that was printed) and ``gpu.tar.gz`` (both, with logs and test results),
+renewed after every step, so that a run that is cut off leaves what it had found.
 
-Where wheels are missing, carry them: faster-coco-eval, hotcoco and pycocotools (4 MB in all) are
-needed by evaluation; fpdf2, uharfbuzz and argcomplete only by reports. For a machine with Python
-3.12:
+Where wheels are missing, carry them: pytest-xdist with execnet; faster-coco-eval, hotcoco and
+pycocotools (4 MB in all), which evaluation needs; fpdf2, uharfbuzz and argcomplete only for
+reports. For a machine with Python 3.12:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform \
-        manylinux2014_x86_64 -d wheels faster-coco-eval hotcoco pycocotools
+        manylinux2014_x86_64 -d wheels pytest-xdist execnet faster-coco-eval hotcoco pycocotools
     pip install --no-index --no-deps --target site wheels/*.whl     # there; PYTHONPATH=site
 
 ``--library FILE`` carries a prebuilt ``librfdetr_ops.so`` for a machine whose compiler fails.
@@ -27,6 +30,7 @@ needed by evaluation; fpdf2, uharfbuzz and argcomplete only by reports. For a ma
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import signal
@@ -36,10 +40,15 @@ import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DEADLINE_S = 550.0
+EVIDENCE = "evidence"
+TRAINING = "training"
+ALL = "all"
+# of a run, in seconds: a command has 10 minutes, the machine 15 with its start
+DEADLINES = {EVIDENCE: 550.0, TRAINING: 270.0, ALL: 820.0}
 GPU_TESTS = [
     "tests/runtime/test_cuda_device.py",
     "tests/runtime/test_torch_session.py",
@@ -53,7 +62,15 @@ GPU_TESTS = [
     "tests/runtime/test_torch_precision.py",
     "tests/data/test_device_input.py",
 ]
-SANITIZED = ("memcheck", "racecheck", "synccheck")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
+# two calls that take every path in several chunks
+SANITIZED_TESTS = (
+    "tests/ops/test_ops_paths_cuda.py",
+    "-k",
+    "test_every_path and (pairs-fused-torch.float32 or levels-locations-torch.bfloat16)",
+)
+WRONG = 3  # exit code of a step of gpu_steps that found a wrong result
 KILLED_AFTER_S = 5.0  # between the request to end and the end
 SLACK_S = 10.0  # beyond a step's time, in which it may still end by itself
 DRY_S = 3600.0  # the same, and the deadline, of a dry run, on a machine of any load
@@ -64,14 +81,19 @@ LEAST_S = 5.0  # with less, a step is not begun
 class Part:
     """A step of the run: its command, its time in seconds, and the environment it adds.
 
-    ``needed``: nothing after it can run without it.
+    ``limit_s``: after which it is ended, where that is not soon after its time. ``needed``: nothing
+    after it can run without it. ``measures``: all that it prints belongs to the summary.
+    ``absent``: why it is left out.
     """
 
     name: str
     command: tuple[str, ...]
     seconds: float
     environment: tuple[tuple[str, str], ...] = ()
+    limit_s: float | None = None
     needed: bool = False
+    measures: bool = False
+    absent: str | None = None
 
 
 def operator_tests() -> list[str]:
@@ -88,41 +110,52 @@ def measuring(name: str, seconds: float, dry: bool, work: Path) -> Part:
     command = [sys.executable, "-m", f"benchmarks.gpu_steps.{name}"]
     command += ["--out", str(work / f"{name}.jsonl"), "--seconds", f"{seconds:g}"]
     command += ["--device", "cpu", "--toy"] if dry else []
-    return Part(name, tuple(command), seconds)
+    return Part(name, tuple(command), seconds, measures=True)
 
 
-def plan(dry: bool, work: Path) -> list[Part]:
-    """The steps in their order."""
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    spread = [] if dry else ["-n", "6"]
-    marked = [*pytest, "-m", "gpu", *spread]
-    few = [*pytest, "-m", "gpu", "tests/ops/test_ops_fused.py", "tests/ops/test_ops_cuda.py"]
-    # three queries take the direct kernels, and only when asked the staged and sorted ones
-    paths = "test_every_path and 16 and (staged or sorted)"
-    chosen = [*few, "-k", f"(test_values_and_gradients and float32 and 16) or ({paths})"]
-    build = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    parts = [
+def tool(name: str) -> str | None:
+    """Path of a program of the CUDA toolkit; None where it is not installed."""
+    usual = Path("/usr/local/cuda/bin") / name
+    return shutil.which(name) or (str(usual) if usual.is_file() else None)
+
+
+def sanitizing(name: str, seconds: float) -> Part:
+    """A part of the tests of the operators' paths under a tool of compute-sanitizer."""
+    sanitizer = tool("compute-sanitizer")
+    command = (
+        *(sanitizer or "compute-sanitizer", "--tool", name, "--error-exitcode", "9"),
+        *(*PYTEST, "-m", "gpu", *SANITIZED_TESTS),
+    )
+    # else overruns stay inside the blocks of the allocator
+    uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
+    absent = None if sanitizer else "compute-sanitizer is not installed"
+    return Part(name, command, seconds, uncached, absent=absent)
+
+
+def plan(dry: bool, work: Path, part: str = ALL) -> list[Part]:
+    """The steps of a part of the run in their order; a dry run neither builds nor sanitizes."""
+    with_xdist = not dry and importlib.util.find_spec("xdist") is not None
+    tests = [*PYTEST, "-m", "gpu", *(["-n", "6"] if with_xdist else [])]
+    tests += [*operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"]
+    build = (sys.executable, "setup.py", "build_ext", "--inplace")
+    evidence = [
         measuring("environment", 10, dry, work),
         measuring("ceilings", 15, dry, work),
-        Part("tests", (*marked, *operator_tests(), *GPU_TESTS, f"--junitxml={work}/tests.xml"), 40),
-        measuring("latency", 105, dry, work),
+        Part("tests", tuple(tests), 40),
         measuring("operators", 50, dry, work),
         measuring("paths", 15, dry, work),
-        measuring("training", 60, dry, work),
-        measuring("supernet", 90, dry, work),
+        *([] if dry else [sanitizing(name, 30) for name in SANITIZERS]),
+        measuring("ncu", 20, dry, work),
+        measuring("latency", 230, dry, work),
         measuring("search_passes", 35, dry, work),
-        measuring("compiled", 90, dry, work),
     ]
-    if not dry:
-        parts.insert(0, Part("build", tuple(build), 120, needed=True))
-        sanitizer = shutil.which("compute-sanitizer")
-        uncached = (
-            ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
-        )  # else overruns stay inside its blocks
-        for tool in SANITIZED if sanitizer else ():
-            checked = (str(sanitizer), "--tool", tool, "--error-exitcode", "9")
-            parts.append(Part(tool, (*checked, *chosen), 40, uncached))
-    return parts
+    training = [
+        measuring("training", 60, dry, work),
+        measuring("supernet", 85, dry, work),
+        measuring("compiled", 85, dry, work),
+    ]
+    chosen = {EVIDENCE: evidence, TRAINING: training, ALL: [*evidence, *training]}[part]
+    return chosen if dry else [Part("build", build, 35, limit_s=120, needed=True), *chosen]
 
 
 class Run:
@@ -138,6 +171,7 @@ class Run:
         self.slack_s = DRY_S if dry else SLACK_S
         self.summary: list[str] = []
         self.failed: list[str] = []
+        self.absent: list[str] = []
 
     def say(self, text: str) -> None:
         """Prints a line and keeps it for the summary."""
@@ -146,19 +180,25 @@ class Run:
 
     def take(self, part: Part) -> bool:
         """Runs a step, in its time or what is left of the run's; returns whether it succeeded."""
+        if part.absent:
+            self.say(f"== {part.name}: left out, {part.absent}")
+            self.absent.append(part.name)
+            return False
         left = self.ends - time.monotonic()
-        limit = min(part.seconds + self.slack_s, left - KILLED_AFTER_S)
+        limit = min(part.limit_s or part.seconds + self.slack_s, left - KILLED_AFTER_S)
         if limit < LEAST_S:
             self.say(f"== {part.name}: left out, {left:.0f} s are left")
+            self.failed.append(part.name)
             return False
         log = self.work / f"{part.name}.log"
         started = time.monotonic()
         code = run_command(part, log, limit, self.dry)
         spent = time.monotonic() - started
-        ended = {0: "ok", None: f"ended after its {limit:.0f} s"}.get(code, f"FAILED ({code})")
+        known = {0: "ok", None: f"ended after its {limit:.0f} s", WRONG: "FAILED, wrong results"}
+        ended = known.get(code, f"FAILED ({code})")
         self.say(f"== {part.name}: {ended}, {spent:.0f} s")
         text = log.read_text(errors="replace").strip().splitlines()
-        shown = text if code == 0 and part.name in MEASURED else text[-12:]
+        shown = text if part.measures else text[-12:]
         for line in shown:
             self.say(line[:240])
         if code != 0:
@@ -175,12 +215,6 @@ class Run:
                 if path.is_file() and path.stat().st_size < 2**23:
                     archive.add(path, path.name)
             archive.add(self.out / "summary.txt", "summary.txt")
-
-
-MEASURED = (
-    *("environment", "ceilings", "latency", "operators", "paths", "training", "supernet"),
-    *("search_passes", "compiled"),
-)
 
 
 def run_command(part: Part, log: Path, limit_s: float, dry: bool) -> int | None:
@@ -226,6 +260,7 @@ def path_with_root() -> str:
     return f"{ROOT}{os.pathsep}{given}" if given else str(ROOT)
 
 
+@cache
 def architecture() -> str | None:
     """Compute capability of the first GPU, like "90"; None where the driver shows none."""
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
@@ -252,7 +287,13 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="S",
         help="seconds after which the run ends, whatever is missing (default: "
-        f"{DEADLINE_S:g}, of a dry run {DRY_S:g})",
+        + ", ".join(f"{seconds:g} for {part}" for part, seconds in DEADLINES.items())
+        + f", {DRY_S:g} for a dry run)",
+    )
+    found.add_argument(
+        "--part",
+        choices=list(DEADLINES),
+        help=f"which steps (default: {EVIDENCE}; of a dry run and with --only, {ALL})",
     )
     found.add_argument(
         "--only", nargs="+", metavar="STEP", help="these steps, in the order of --list"
@@ -273,11 +314,16 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def part_of(args: argparse.Namespace) -> str:
+    """Which part of the run is asked for."""
+    return str(args.part or (ALL if args.dry_run or args.only else EVIDENCE))
+
+
 def deadline_of(args: argparse.Namespace) -> float:
     """Seconds after which the run ends: as asked, or by the kind of the run."""
     if args.deadline is not None:
         return float(args.deadline)
-    return DRY_S if args.dry_run else DEADLINE_S
+    return DRY_S if args.dry_run else DEADLINES[part_of(args)]
 
 
 def chosen(parts: Sequence[Part], only: Sequence[str] | None, skip: Sequence[str]) -> list[Part]:
@@ -294,13 +340,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     work = args.out / "work"
     try:
-        parts = chosen(plan(args.dry_run, work.resolve()), args.only, args.skip)
+        planned = plan(args.dry_run, work.resolve(), part_of(args))
+        parts = chosen(planned, args.only, args.skip)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.list:
         for part in parts:
             print(f"{part.seconds:5.0f} s  {part.name}")
+        print(f"{sum(part.seconds for part in parts):5.0f} s  of {deadline_of(args):g}")
         return 0
     if not args.dry_run and architecture() is None:
         print("error: no NVIDIA GPU answers; --dry-run tries every step on a CPU", file=sys.stderr)
@@ -325,7 +373,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shutil.copyfile(args.library, ROOT / "rfdetr_repro" / "librfdetr_ops.so")
             run.say(f"the build failed: {args.library.name} is used")
         run.pack()
-    run.say(f"failed or cut off: {', '.join(run.failed)}" if run.failed else "all steps ok")
+    others = f", but {', '.join(run.absent)} left out" if run.absent else ""
+    ended = f"failed or cut off: {', '.join(run.failed)}" if run.failed else "all steps ok"
+    run.say(ended + others)
     run.pack()
     return 1 if run.failed else 0
 

@@ -2,8 +2,8 @@
 CUDA graphs (``cuda_graph=true``), on a batch that stays on the device.
 
 A step of its own, because generating code takes most of its time; the second case takes over what
-the first one generated. At toy size nothing is generated: the graphs are traced and then run by
-PyTorch, and CUDA graphs are refused, which needs a GPU.
+the first one generated. At toy size nothing is generated: the graphs of the forward pass are traced
+and then run by PyTorch, and CUDA graphs are refused, which needs a GPU.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def main() -> None:
     step = Step.of("compiled", __doc__)
     torch.set_num_threads(1 if step.toy else 4)
     if step.toy:
-        Trainer.compiler = "aot_eager"
+        Trainer.compiler = "eager"
     with tempfile.TemporaryDirectory() as temporary:
         split = pace.write_pictures(Path(temporary) / "data", images=8 if step.toy else 32)
         for name, settings in list(CASES.items())[1 if step.toy else 0 :]:
             placed = f"{name}, one batch on the device"
             measured(step, split, placed, "auto", pace.MADE_UP, settings=settings)
+    step.end()
 
 
 if __name__ == "__main__":

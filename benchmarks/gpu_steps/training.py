@@ -58,8 +58,8 @@ def measured(
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """One measurement with a trainer of its own; a failure is printed and the next one runs.
-    ``settings``: other fields of the recipe.
+    """One measurement with a trainer of its own; after a failure the next one runs, and the step
+    fails at its end. ``settings``: other fields of the recipe.
     """
     if step.left_s < 4:
         step.say(f"{name}: left out, the step's time is over")
@@ -83,7 +83,10 @@ def measured(
             steps, warm = (2, 1) if step.toy else (20, 5)
             found = pace.measure(trainer, source, steps=steps, warm=warm)
         except (RuntimeError, InputError) as error:
-            step.say(f"{name}: failed: {str(error).splitlines()[0][:160]}")
+            reason = f"{name}: failed: {str(error).splitlines()[0][:160]}"
+            # without a GPU, some options are refused
+            refused = isinstance(error, InputError) and not step.on_gpu
+            (step.say if refused else step.wrong)(reason)
             return
     tell(step, name, found, batch)
     del trainer
@@ -105,7 +108,7 @@ def resizing(step: Step) -> None:
     expected = network_input(pictures, (side, side), normalised=True, views=views)
     wrong = int((made != expected).sum())
     if wrong:
-        raise SystemExit(f"the device resized {wrong} of {made.size} numbers unlike the loader")
+        step.wrong(f"the device resized {wrong} of {made.size} numbers unlike the loader")
     start = time.perf_counter()
     for _ in range(rounds):
         batch.to(step.device)
@@ -118,7 +121,7 @@ def resizing(step: Step) -> None:
         Latency(ms, num_samples=rounds, images_per_s=1e3 * count / ms),
         Protocol("sustained", "host", 0.0, min_samples=rounds, max_samples=rounds, batch=count),
     )
-    step.say(f"{name}: {ms:.2f} ms, all {made.size} numbers are the loader's")
+    step.say(f"{name}: {ms:.2f} ms, {made.size - wrong} of {made.size} numbers are the loader's")
 
 
 def main() -> None:
@@ -141,6 +144,7 @@ def main() -> None:
             name += ", resized on the device"
             resized = {"resize_on": "device"}
             measured(step, split, name, "auto", pace.JPEG, threads, resized)
+    step.end()
 
 
 if __name__ == "__main__":

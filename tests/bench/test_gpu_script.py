@@ -1,24 +1,29 @@
 """benchmarks/gpu.py, the one command for a CUDA machine: it runs every test file that has something
-for a GPU, ends what takes too long, leaves what it found, and says why a call is no CUDA graph. The
-dry run takes every measuring step at toy size, so that the first run on a GPU is no rehearsal.
+for a GPU, ends what takes too long, leaves what it found, and says why a call is no CUDA graph. A
+wrong result fails it. The dry run takes every measuring step at toy size, so that the first run on
+a GPU is no rehearsal.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.gpu_steps import timing
+from benchmarks.gpu_steps import ncu, operators, paths, search_passes, supernet, timing
+from benchmarks.gpu_steps.step import WRONG, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 # as CUDA 12 and PyTorch 2.13 word them
@@ -51,14 +56,54 @@ def test_every_gpu_test_is_run(script: ModuleType, tmp_path: Path) -> None:
     assert len(marked) >= 5 and marked <= run, marked - run
 
 
-def test_the_plan_keeps_within_the_deadline(script: ModuleType, tmp_path: Path) -> None:
-    """Build and sanitizer aside, whose limits are generous, evidence fits into the time."""
-    parts = {part.name: part.seconds for part in script.plan(False, tmp_path)}
-    measured = sum(seconds for name, seconds in parts.items() if name in script.MEASURED)
-    assert measured + parts["tests"] <= script.DEADLINE_S - 35
-    assert next(iter(parts)) == "build" and set(script.MEASURED) <= set(parts)
+@pytest.mark.parametrize("part", ["evidence", "training", "all"])
+def test_the_plan_keeps_within_the_deadline(script: ModuleType, tmp_path: Path, part: str) -> None:
+    """Where every step takes the whole of its time, sanitizers included, each still gets it."""
+    begun = 0.0
+    for step in script.plan(False, tmp_path, part):
+        left = script.DEADLINES[part] - begun - script.KILLED_AFTER_S
+        assert left >= step.seconds >= script.LEAST_S, step.name
+        begun += step.seconds
 
 
+def test_the_parts_fit_the_machine_and_are_the_whole(script: ModuleType, tmp_path: Path) -> None:
+    """A command has 10 minutes and both have 15, with the start of the machine."""
+    evidence, training, whole = (
+        [step.name for step in script.plan(False, tmp_path, part)] for part in script.DEADLINES
+    )
+    assert whole == [*evidence, *training[1:]] and evidence[0] == training[0] == "build"
+    assert {"memcheck", "racecheck", "synccheck", "ncu", "operators"} <= set(evidence)
+    assert script.DEADLINES["evidence"] < 600
+    assert script.DEADLINES["evidence"] + script.DEADLINES["training"] < 900
+
+
+def test_the_sanitizers_see_every_path(script: ModuleType, tmp_path: Path) -> None:
+    """Their selection finds tests; without the program they are left out and the run says so."""
+    parts = {part.name: part for part in script.plan(False, tmp_path)}
+    words = list(parts["racecheck"].command)
+    pytest_call = words[words.index(sys.executable) :]
+    done = subprocess.run(
+        [*pytest_call, "-n0", "--collect-only"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = re.findall(r"::(test_every_path_on_the_gpu\[\S+\])", done.stdout)
+    assert len(names) == 2 and len(re.findall("::test_", done.stdout)) == 2, done.stdout
+    assert any("pairs" in name for name in names) and any("levels" in name for name in names)
+
+
+def test_a_program_that_is_not_installed_is_left_out(script: ModuleType, tmp_path: Path) -> None:
+    run = script.Run(tmp_path, 60.0, False)
+    command = (sys.executable, "-c", "print(1)")
+    assert not run.take(script.Part("memcheck", command, 30.0, absent="it is not installed"))
+    assert run.absent == ["memcheck"] and not run.failed
+    assert run.summary == ["== memcheck: left out, it is not installed"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # at most; a loaded machine may take minutes
 def test_dry_run(tmp_path: Path) -> None:
     """Every measuring step, on the CPU; the tests for a GPU skip there."""
     command = [sys.executable, "benchmarks/gpu.py", "--dry-run", "--out", str(tmp_path)]
@@ -66,15 +111,194 @@ def test_dry_run(tmp_path: Path) -> None:
         [*command, "--skip", "tests"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all steps ok" in done.stdout
+    assert "all steps ok" in done.stdout and "WRONG" not in done.stdout
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     sources = {json.loads(line)["model"]["family"] for line in lines}
     assert {"ceiling", "operator", "training", "search", "rfdetr"} <= sources
+    latency = (tmp_path / "work" / "latency.log").read_text()
+    assert "buffered" in latency and "without the watch" in latency
+    assert "sorted-2" in (tmp_path / "work" / "paths.log").read_text()
     with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
         names = archive.getnames()
     assert {"operators.log", "operators.jsonl", "summary.txt"} <= set(names)
     outside = [path.name for path in tmp_path.iterdir() if path.is_file()]
     assert sorted(outside) == ["gpu.tar.gz", "records.jsonl", "summary.txt"]
+
+
+FALSIFIED = """
+from benchmarks.gpu_steps import operators
+
+correct = operators.ops.ms_deform_attn
+operators.ops.ms_deform_attn = lambda *arguments: 1.001 * correct(*arguments)
+operators.main()
+"""
+
+
+def test_a_wrong_operator_fails_the_run_after_the_rest(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is measured and the next step runs; then the exit code is 1."""
+
+    def plan(dry: bool, work: Path, part: str) -> list[Any]:
+        options = ("--out", f"{work}/operators.jsonl", "--device", "cpu", "--toy")
+        falsified = (sys.executable, "-c", FALSIFIED, *options)
+        after = (sys.executable, "-c", "print('after')")
+        return [
+            script.Part("operators", falsified, 60.0, measures=True),
+            script.Part("after", after, 10.0),
+        ]
+
+    monkeypatch.setattr(script, "plan", plan)
+    assert script.main(["--dry-run", "--out", str(tmp_path)]) == 1
+    text = (tmp_path / "summary.txt").read_text()
+    assert "== operators: FAILED, wrong results" in text and "== after: ok" in text
+    assert "WRONG: forward b2-q30-8x8 float32: ours" in text
+    assert text.rstrip().endswith("failed or cut off: operators")
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert {"fused b1-q20-2levels float32 graph"} <= {one["model"]["name"] for one in records}
+    stated = [one["campaign"] for one in records if one["model"].get("variant") == "ours"]
+    assert any(re.search("difference from grid_sample in float64 1.0e-03", one) for one in stated)
+
+
+def step_of(tmp_path: Path) -> Step:
+    argv = ["--out", str(tmp_path / "records.jsonl"), "--device", "cpu", "--toy"]
+    return Step.of("a step", None, argv)
+
+
+def doubled(result: Any) -> Any:
+    return 2 * result if isinstance(result, torch.Tensor) else tuple(map(doubled, result))
+
+
+def attention_of(step: Step) -> None:
+    operators.attention(step, 1e9, [])
+
+
+FALSE = {
+    "forward": ("ms_deform_attn", attention_of),
+    "fused": ("ms_deform_attn_fused", attention_of),
+    "masks": ("masks_from_logits", lambda step: operators.masks(step, 1e9, [])),
+}
+
+
+@pytest.mark.parametrize("operator", FALSE)
+def test_each_wrong_operator_is_noticed(
+    operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, work = FALSE[operator]
+    correct: Callable[..., Any] = getattr(operators.ops, name)
+
+    def false(*arguments: Any, **options: Any) -> Any:
+        result = correct(*arguments, **options)
+        return result ^ True if result.dtype in (torch.bool, torch.uint8) else 2 * result
+
+    monkeypatch.setattr(operators.ops, name, false)
+    step = step_of(tmp_path)
+    work(step)
+    assert all(operator in fault or "both" in fault for fault in step.faults) and step.faults
+    with pytest.raises(SystemExit) as ended:
+        step.end()
+    assert ended.value.code == WRONG
+
+
+def test_a_wrong_gradient_is_noticed_by_operators_and_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correct = operators.OPERATORS.ms_deform_attn_backward.default
+    false = SimpleNamespace(default=lambda *arguments: doubled(correct(*arguments)))
+    monkeypatch.setattr(
+        operators, "OPERATORS", SimpleNamespace(ms_deform_attn_backward=false), raising=True
+    )
+    step = step_of(tmp_path)
+    attention_of(step)
+    assert len(step.faults) == 4 and all("backward" in fault for fault in step.faults)
+    step = step_of(tmp_path)
+    paths.compare(step, *paths.WANTED[0])
+    assert len(step.faults) == len(paths.GRADIENT), step.faults
+
+
+def test_results_that_agree_end_a_step_well(tmp_path: Path) -> None:
+    step = step_of(tmp_path)
+    attention_of(step)
+    operators.masks(step, 1e9, [])
+    assert not step.faults
+    step.end()
+
+
+@pytest.mark.parametrize(
+    ("there", "faults"),
+    [
+        ([{"loss": 10.0}, {"loss": 9.1}], 0),
+        ([{"loss": 10.1}, {"loss": 9.0}], 1),
+        ([{"loss": 10.0}, {"loss": 12.0}], 1),
+        ([{"loss": float("nan")}, {"loss": float("nan")}], 2),
+    ],
+    ids=["alike", "the first differs", "a later one differs", "not a number"],
+)
+def test_losses_unlike_the_cpus_are_wrong(
+    there: list[dict[str, float]], faults: int, tmp_path: Path
+) -> None:
+    step = step_of(tmp_path)
+    told = supernet.compare(step, there, [{"loss": 10.0}, {"loss": 9.0}])
+    assert len(step.faults) == faults and "of the first 2 losses" in told
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.01])
+def test_an_ap_unlike_the_cpus_is_wrong(
+    lost: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second evaluation stands for the GPU's."""
+    made = []
+
+    class Evaluation:
+        def __init__(self, *_: object, **__: object) -> None:
+            made.append(self)
+            self.ap = 0.5 - lost * (len(made) > 1)
+
+        def accuracies(self, group: list[Any]) -> dict[Any, Any]:
+            return {arch: {"boxes": SimpleNamespace(ap=self.ap)} for arch in group}
+
+    monkeypatch.setattr(search_passes, "GroupEvaluation", Evaluation)
+    step = step_of(tmp_path)
+    search_passes.equal_accuracy(step)
+    assert len(step.faults) == (lost > 0)
+    (record,) = step.store.read()
+    assert f"difference of AP from the CPU's {100 * lost:.3f} points" in str(record.campaign)
+
+
+NCU = """
+==PROF== Connected to process 7
+[7] python3.12@127.0.0.1
+  void staged_forward_kernel<float, 16, 2>(Fast<T1>) (128, 1, 1)x(1024, 1, 1), Context 1, Device 0
+    Section: GPU Speed Of Light Throughput
+    ----------------------- ----------- ------------
+    DRAM Throughput                   %        31.90
+    Duration                         us        44.86
+    INF   This workload exhibits low compute throughput.
+"""
+
+
+def test_the_figures_of_ncu() -> None:
+    name, *figures = ncu.figures(NCU)
+    assert "staged_forward_kernel" in name
+    assert figures == ["  DRAM Throughput % 31.90", "  Duration us 44.86"]
+
+
+@pytest.mark.parametrize(
+    ("prints", "code", "faults"),
+    [(NCU, 0, 0), ("==ERROR== ERR_NVGPUCTRPERM", 1, 0), ("killed", 1, 1), ("", 0, 1)],
+    ids=["figures", "denied", "failed", "nothing"],
+)
+def test_ncu_that_sees_nothing_is_a_failure_unless_denied(
+    prints: str, code: int, faults: int, tmp_path: Path
+) -> None:
+    program = tmp_path / "ncu"
+    program.write_text(f"#!{sys.executable}\nprint({prints!r})\nraise SystemExit({code})\n")
+    program.chmod(0o755)
+    step = step_of(tmp_path)
+    ncu.profiled(step, str(program))
+    assert len(step.faults) == faults, step.faults
+    assert prints.strip() in (tmp_path / "ncu.txt").read_text()
 
 
 def ended(pid: int) -> bool:
@@ -115,13 +339,13 @@ def test_slow_machines_are_waited_for_without_a_gpu(script: ModuleType, tmp_path
     assert script.Run(tmp_path, 60.0, True).slack_s > 60 * script.Run(tmp_path, 60.0, False).slack_s
     asked = (["--dry-run"], [], ["--dry-run", "--deadline", "9"])
     found = [script.deadline_of(script.parser().parse_args(words)) for words in asked]
-    assert found == [script.DRY_S, script.DEADLINE_S, 9.0]
+    assert found == [script.DRY_S, script.DEADLINES["evidence"], 9.0]
 
 
 def test_a_run_without_time_leaves_steps_out(script: ModuleType, tmp_path: Path) -> None:
     run = script.Run(tmp_path, 4.0, True)
     assert not run.take(script.Part("late", (sys.executable, "-c", "print(1)"), 10.0))
-    assert "late: left out" in run.summary[-1]
+    assert "late: left out" in run.summary[-1] and run.failed == ["late"]
 
 
 def test_unknown_steps_and_a_machine_without_a_gpu(
