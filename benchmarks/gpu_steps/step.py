@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -71,6 +72,11 @@ class Step:
         """Seconds that are left of the step's time."""
         return self.seconds - (time.monotonic() - self.started)
 
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages, read once: a step makes many Records."""
+        return environment()
+
     @property
     def machine(self) -> Machine:
         """This machine; its GPU is the one that PyTorch names."""
@@ -98,7 +104,7 @@ class Step:
                 protocol=protocol,
                 cost=cost,
                 machine=self.machine,
-                env=environment(),
+                env=self.versions,
                 started_at=utc_now(),
                 command=f"python -m benchmarks.gpu_steps.{self.name}",
                 deployment=deployment,
