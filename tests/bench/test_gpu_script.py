@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_steps import ncu, operators, paths, search_passes, supernet, timing
+from benchmarks.gpu_steps import latency, ncu, operators, paths, search_passes, supernet, timing
 from benchmarks.gpu_steps.step import WRONG, Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,8 +115,8 @@ def test_dry_run(tmp_path: Path) -> None:
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     sources = {json.loads(line)["model"]["family"] for line in lines}
     assert {"ceiling", "operator", "training", "search", "rfdetr"} <= sources
-    latency = (tmp_path / "work" / "latency.log").read_text()
-    assert "buffered" in latency and "without the watch" in latency
+    latencies = (tmp_path / "work" / "latency.log").read_text()
+    assert "buffered" in latencies and "without the watch" in latencies
     assert "sorted-2" in (tmp_path / "work" / "paths.log").read_text()
     with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
         names = archive.getnames()
@@ -215,6 +215,12 @@ def test_a_wrong_gradient_is_noticed_by_operators_and_paths(
     step = step_of(tmp_path)
     paths.compare(step, *paths.WANTED[0])
     assert len(step.faults) == len(paths.GRADIENT), step.faults
+
+
+def test_latencies_that_do_not_fit_are_left_out() -> None:
+    both = [latency.SUSTAINED, latency.RESTED]  # 3 s and 4.8 s of a row, which is opened in 1.5 s
+    found = [latency.fits(left_s, 10, both) for left_s in (44.0, 46.0, 92.0, 94.0)]
+    assert found == [[], both[:1], both[:1], both]
 
 
 def test_results_that_agree_end_a_step_well(tmp_path: Path) -> None:
