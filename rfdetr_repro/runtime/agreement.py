@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from rfdetr_repro.data.network_input import normalise
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.spec.errors import StatedFailure
 
+from .matching import differences, match
 from .session import Array, Detections, Session
 
 
@@ -56,7 +56,7 @@ def check_against(
     exceeds ``tolerance``.
     """
     tolerance = tolerance or Tolerance()
-    differences: list[tuple[float, float, float]] = []
+    parts: list[Array] = []
     matched = total = 0
     for image in images:
         found = session.run(np.ascontiguousarray(image[None]))
@@ -65,45 +65,17 @@ def check_against(
         expected = Detections(
             ranked.scores.numpy(), ranked.labels.numpy(), ranked.boxes_xyxy.numpy(), masks
         )
-        pairs = _match(expected, found, tolerance.same_object)
+        pairs = match(expected, found, tolerance.same_object)
         matched, total = matched + len(pairs), total + found.scores.shape[1]
         if len(pairs):
-            differences.append(_differences(expected, found, pairs))
-    box, score, mask = np.max(differences, axis=0) if differences else (np.inf, np.inf, np.inf)
+            parts.append(differences(expected, found, pairs).max(axis=0))
+    box, score, mask = np.max(parts, axis=0) if parts else (np.inf, np.inf, np.inf)
     has_masks = len(session.manifest.outputs) == 4
     agreement = Agreement(
         float(box), float(score), float(mask) if has_masks else None, matched / max(total, 1), total
     )
     _refuse_beyond(agreement, tolerance, session.manifest.model.name)
     return agreement
-
-
-def _match(expected: Detections, found: Detections, same_object: float) -> Array:
-    """Matched index pairs (n, 2) of one image: the assignment of detections with equal labels that
-    has the least sum of box and score differences.
-    """
-    box = np.abs(expected.boxes_xyxy[0][:, None] - found.boxes_xyxy[0][None]).max(-1)  # (K, K)
-    cost = box + np.abs(expected.scores[0][:, None] - found.scores[0][None])
-    possible = (expected.labels[0][:, None] == found.labels[0][None]) & (box <= same_object)
-    rows, columns = linear_sum_assignment(np.where(possible, cost, 1e3))
-    kept = possible[rows, columns]
-    return np.stack([rows[kept], columns[kept]], axis=1)
-
-
-def _differences(
-    expected: Detections, found: Detections, pairs: Array
-) -> tuple[float, float, float]:
-    rows, columns = pairs.T
-    box = np.abs(expected.boxes_xyxy[0][rows] - found.boxes_xyxy[0][columns]).max()
-    score = np.abs(expected.scores[0][rows] - found.scores[0][columns]).max()
-    if expected.masks is None or found.masks is None:
-        return float(box), float(score), 0.0
-    logits = expected.masks[0][rows]
-    return (
-        float(box),
-        float(score),
-        float(np.abs(logits - found.masks[0][columns]).max() / max(1.0, np.abs(logits).max())),
-    )
 
 
 def _refuse_beyond(agreement: Agreement, tolerance: Tolerance, name: str) -> None:

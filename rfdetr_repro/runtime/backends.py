@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from dataclasses import replace
 from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact
@@ -58,8 +59,13 @@ def open_session(
     ``build``: 0, 1, ...: number of the TensorRT engine, for several builds of one file; other
     backends build nothing and open the same file again. ``device_api``: the library that gives an
     engine its device, "torch" or "pycuda", with a device number after a colon where needed; None:
-    PyTorch where it sees a GPU, else pycuda. Raises :class:`InputError` for an unknown backend, a
-    missing package or device, and a file in another format.
+    PyTorch where it sees a GPU, else pycuda.
+
+    An engine's outputs are compared with those of its ONNX file when it is first opened
+    (``runtime/engine_check.py``); ``artifact_id.options`` says "agreement=" and what they were
+    compared with, or "unknown". Raises :class:`InputError` for an unknown backend, a missing
+    package or device, and a file in another format; :class:`StatedFailure` for an engine that
+    disagrees.
     """
     choose(backend, BACKENDS, "backend")
     if not 1 <= threads <= 1024 or build < 0:
@@ -92,14 +98,36 @@ def open_session(
         return _class("runtime.torch", "TorchSession")(
             artifact, threads, graph=backend == "torch-graph"
         )
+    return _engine_session(
+        artifact, backend, threads=threads, cuda_graph=cuda_graph, build=build, chosen=chosen
+    )
+
+
+def _engine_session(
+    artifact: Artifact, backend: str, *, threads: int, cuda_graph: bool, build: int, chosen: Any
+) -> Session:
+    """The only way to an engine that is measured or evaluated, so that none is unchecked."""
     session = _class("runtime.tensorrt", "TrtSession")
+    source = None
     if artifact.manifest.format == "onnx":  # the engine is built first, next to the ONNX file
         from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine
 
+        source = artifact
         artifact = build_engine(
-            artifact, backend, artifact.path.parent, BuildOptions(build=build), chosen=chosen
+            source, backend, source.path.parent, BuildOptions(build=build), chosen=chosen
         )
-    return session(artifact, backend, cuda_graph=cuda_graph, threads=threads, chosen=chosen)
+    opened: Any = session(artifact, backend, cuda_graph=cuda_graph, threads=threads, chosen=chosen)
+    try:
+        gpu = str(opened.device.gpu)
+        found = _class("runtime.engine_check", "check_engine")(
+            opened, artifact, source, gpu=gpu, threads=threads
+        )
+    except BaseException:
+        opened.close()
+        raise
+    identity = opened.artifact_id
+    opened.artifact_id = replace(identity, options=f"{identity.options} agreement={found}")
+    return opened
 
 
 def _chosen(backend: str, device_api: str | None) -> Any:

@@ -8,6 +8,7 @@ import errno
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -133,6 +134,46 @@ def test_a_failed_build_states_tensorrts_reason(
     with pytest.raises(StatedFailure, match="could not build .*: no tactic for node x$"):
         build_engine(half, "tensorrt", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "warns"),
+    [
+        ("10.13.3", "tensorrt", False),
+        ("10.14.1", "tensorrt", True),
+        ("11.1.0", "tensorrt", True),
+        ("1.7.0", "tensorrt-rtx", False),
+    ],
+)
+def test_versions_that_are_reported_to_compute_grid_sample_wrongly_are_told(
+    trt: FakeTrt,
+    tmp_path: Path,
+    version: str,
+    backend: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)  # type: ignore[arg-type]
+    trt.__version__ = version
+    found = tiny_artifact(tmp_path)
+    engine = build_engine(found, backend, tmp_path)
+    told = [line for line in caplog.messages if "reported to compute GridSample wrongly" in line]
+    assert len(told) == warns and all(version in line and str(found.path) in line for line in told)
+    caplog.clear()
+    assert build_engine(found, backend, tmp_path).sha256 == engine.sha256 and not caplog.messages
+    model = onnx.load(found.path)
+    for node in model.graph.node:  # which the double does not run
+        node.op_type = node.op_type.replace("GridSample", "Attention")
+    content = model.SerializeToString()
+    manifest = replace(found.manifest, sha256=sha256_bytes(content), size_bytes=len(content))
+    monkeypatch.setattr(module, "network_census", lambda _: {"Float": 1})
+    other = write_artifact(tmp_path / "other.onnx", content, manifest)
+    monkeypatch.setattr(
+        trt, "Runtime", lambda _: SimpleNamespace(deserialize_cuda_engine=lambda _: None)
+    )
+    build_engine(other, backend, tmp_path)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "8.6.1", "12.0.0", "next"])

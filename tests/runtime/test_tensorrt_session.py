@@ -7,53 +7,25 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from samples_backends import with_output_type
 from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
-from samples_tensorrt import A10, T4, DataType, FakeCudaRuntime, FakeDevice, FakeTrt
+from samples_tensorrt import A10, T4, DataType, Setup
 
 from rfdetr_repro.bench.cells import Row
 from rfdetr_repro.bench.confirm import confirm_all
-from rfdetr_repro.export.artifact import Artifact, write_artifact
+from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.tensorrt import engine as build_module
-from rfdetr_repro.export.tensorrt.engine import AHEAD_OF_TIME, build_engine
+from rfdetr_repro.export.tensorrt.engine import AHEAD_OF_TIME
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.runtime import tensorrt as module
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.runtime.tensorrt import TrtSession
 from rfdetr_repro.spec.errors import InputError, StatedFailure
-from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.protocol import Protocol
-
-
-class Setup:
-    """One ONNX file, its engine, and doubles that a test may spoil."""
-
-    def __init__(self, onnx: Artifact, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.device = FakeDevice(A10)
-        self.trt = FakeTrt(device=self.device)
-        self.runtime = FakeCudaRuntime(self.device)
-        monkeypatch.setitem(sys.modules, "tensorrt", self.trt)  # type: ignore[arg-type]
-        monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
-        monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.runtime)  # type: ignore[arg-type]
-        for place in (build_module, module):
-            monkeypatch.setattr(place, "open_device", lambda *_: self.device)
-        self.onnx, self.engine = onnx, build_engine(onnx, "tensorrt", folder)
-
-    def open(self, *, cuda_graph: bool = False) -> TrtSession:
-        return TrtSession(self.engine, "tensorrt", cuda_graph=cuda_graph)
-
-    def altered(self, content: bytes) -> Artifact:
-        manifest = replace(
-            self.engine.manifest, sha256=sha256_bytes(content), size_bytes=len(content)
-        )
-        return write_artifact(self.engine.path.with_name("altered.engine"), content, manifest)
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,27 @@ from __future__ import annotations
 
 import ctypes
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, IntEnum
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
+from rfdetr_repro.export.artifact import Artifact, write_artifact
+from rfdetr_repro.export.tensorrt import engine as engine_module
 from rfdetr_repro.export.tensorrt.cuda_device import Gpu
+from rfdetr_repro.export.tensorrt.engine import build_engine
+from rfdetr_repro.runtime import tensorrt as session_module
+from rfdetr_repro.runtime.tensorrt import TrtSession
 from rfdetr_repro.spec.errors import StatedFailure
+from rfdetr_repro.spec.files import sha256_bytes
 
 PREFIX = b"ENGINE"
 T4 = Gpu("Tesla T4", (7, 5))
@@ -70,6 +80,7 @@ class FakeContext:
             {source.name: at(self.addresses[source.name], NUMPY[source.type], self._shape(source))},
         )
         for value, array in zip(session.get_outputs(), found, strict=True):
+            array = self.engine.trt.altered(value.name, array)
             at(self.addresses[value.name], array.dtype, array.shape)[...] = array
 
     def _shape(self, value: Any) -> tuple[int, ...]:
@@ -155,6 +166,8 @@ class FakeTrt:
         self.refused: list[tuple[str, str, str]] = []
         self.builds = True
         self.runs = True
+        # name and array of an output -> what the engine gives in its place
+        self.altered: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array
         self.capturable = True
         self.profiles: list[tuple[str, list[tuple[int, ...]]]] = []
         self.plugins = True  # whether it takes plugin libraries
@@ -320,3 +333,28 @@ class FakeCudaRuntime:
 
 def failing_enqueue() -> None:
     raise StatedFailure("the engine does not run")
+
+
+class Setup:
+    """One ONNX file, its engine, and doubles that a test may spoil."""
+
+    def __init__(self, onnx: Artifact, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.device = FakeDevice(A10)
+        self.trt = FakeTrt(device=self.device)
+        self.runtime = FakeCudaRuntime(self.device)
+        monkeypatch.setitem(sys.modules, "tensorrt", self.trt)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.runtime)  # type: ignore[arg-type]
+        for place in (engine_module, session_module):
+            monkeypatch.setattr(place, "open_device", lambda *_: self.device)
+        self.onnx, self.engine = onnx, build_engine(onnx, "tensorrt", folder)
+
+    def open(self, *, cuda_graph: bool = False) -> TrtSession:
+        return TrtSession(self.engine, "tensorrt", cuda_graph=cuda_graph)
+
+    def altered(self, content: bytes) -> Artifact:
+        manifest = replace(
+            self.engine.manifest, sha256=sha256_bytes(content), size_bytes=len(content)
+        )
+        return write_artifact(self.engine.path.with_name("altered.engine"), content, manifest)

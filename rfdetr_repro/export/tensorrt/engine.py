@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,9 +38,13 @@ from rfdetr_repro.spec.files import open_input, sha256_bytes, writable_folder, w
 from .census import engine_census, network_census, precision_of
 from .cuda_device import ANY, Chosen, open_device
 
+log = logging.getLogger(__name__)
+
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # oldest supported version, and the first that is not supported
 VERSIONS = {"tensorrt": ((10, 4), (12, 0)), "tensorrt-rtx": ((1, 2), (2, 0))}
+# of TensorRT, reported to compute GridSample in attention wrongly; NVIDIA/TensorRT issue 4813
+WRONG_GRID_SAMPLE = (10, 14)
 AHEAD_OF_TIME = "any of compute capability 8.0 or later"
 ONE_CAPABILITY = "compute capability "  # and the capability, of an engine for this one alone
 TURING = "7.5"  # the only capability below 8.0 that TensorRT-RTX builds for
@@ -188,8 +193,10 @@ def build_engine(
     KEY is a hash of ONNX file, backend and its version, GPU and options, so that no other engine is
     taken for this one. ``name``: another file name, whose engine is always built anew. A file with
     an open batch gets a profile of ``options.batches``. ``chosen``: the device of this machine.
-    Raises :class:`InputError` without the package or the GPU, and for nodes that the parser
-    refuses, which the error names.
+    Warns of a GridSample that the version is reported to compute wrongly. Outputs are not compared
+    here: ``runtime/engine_check.py`` does that when the engine is opened. Raises
+    :class:`InputError` without the package or the GPU, and for nodes that the parser refuses, which
+    the error names.
     """
     options = options or BuildOptions()
     if artifact.manifest.format != "onnx":
@@ -234,6 +241,7 @@ def build_engine(
         raise InputError(
             "the file changed since it was loaded", artifact.path, "load the file again"
         )
+    _warn_of_grid_sample(trt, backend, content, artifact.path)
     cache = path.with_name(
         f"timing-{sha256_bytes(f'{trt.__version__} {where} {options.build}'.encode())[:16]}.cache"
     )
@@ -268,6 +276,26 @@ def build_engine(
         build={**artifact.manifest.build, **build},
     )
     return write_artifact(path, engine, manifest)
+
+
+def _warn_of_grid_sample(trt: Any, backend: str, content: bytes, path: Path) -> None:
+    """Warns before the build of a file with the GridSample chain by a version that is reported to
+    compute it wrongly.
+    """
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if backend != "tensorrt" or version < WRONG_GRID_SAMPLE:
+        return
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    functions = [node for function in model.functions for node in function.node]
+    if any(node.op_type == "GridSample" for node in (*model.graph.node, *functions)):
+        first = ".".join(map(str, WRONG_GRID_SAMPLE))
+        log.warning(
+            f"{path}: TensorRT from {first} on is reported to compute GridSample wrongly, and "
+            f"{trt.__version__} is installed; the engine's outputs are compared when it is opened "
+            f"(--attention plugin exports the model without GridSample)"
+        )
 
 
 def _built(
@@ -347,11 +375,14 @@ def _refused(parser: Any) -> str:
 
 
 def summary(engine: Artifact) -> str:
-    """One line with path, size, precision of the layers and build time."""
+    """One line with path, size, precision of the layers and build time; the outputs have not been
+    compared yet, which it says.
+    """
     manifest = engine.manifest
     layers = ", ".join(f"{count} {kind}" for kind, count in manifest.census.items())
     types = f"{manifest.precision} (layers of the {manifest.build['census']}: {layers})"
     return (
         f"{engine.path}  {manifest.size_bytes / 1e6:.1f} MB  {types}  built in "
-        f"{manifest.build['seconds']} s for {manifest.build['gpu']}"
+        f"{manifest.build['seconds']} s for {manifest.build['gpu']}; its outputs are compared with "
+        f"those of the ONNX file when it is first opened"
     )
