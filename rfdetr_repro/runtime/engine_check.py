@@ -17,15 +17,25 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.export.artifact import Artifact, Manifest, load_artifact, manifest_path
+from rfdetr_repro.export.artifact import (
+    Artifact,
+    Manifest,
+    load_artifact,
+    manifest_path,
+    write_artifact,
+)
+from rfdetr_repro.export.contract import content_of
+from rfdetr_repro.export.plugin import needs_plugin
+from rfdetr_repro.export.plugin_reference import with_standard_operators
 from rfdetr_repro.spec.errors import InputError, StatedFailure, first_line
-from rfdetr_repro.spec.files import read_json, write_atomic
+from rfdetr_repro.spec.files import read_json, sha256_bytes, write_atomic
+from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .matching import differences, match
 from .session import Array, Detections, OrtSession, Session
@@ -137,8 +147,14 @@ class _NotRunError(Exception):
 
 
 def _exact(source: Artifact, threads: int) -> Callable[[Array], Detections]:
-    """``source`` on ONNX Runtime; raises :class:`InputError` for a file that it cannot load."""
-    session = OrtSession(source, threads)
+    """``source`` on ONNX Runtime, with the plugin's node as standard operators; raises
+    :class:`InputError` for a file that it cannot load.
+    """
+    if needs_plugin(source.manifest):
+        with temporary_folder() as folder:  # the session keeps what it has read
+            session = OrtSession(_written_out(source, folder), threads)
+    else:
+        session = OrtSession(source, threads)
 
     def run(images: Array) -> Detections:
         try:
@@ -147,6 +163,16 @@ def _exact(source: Artifact, threads: int) -> Callable[[Array], Detections]:
             raise _NotRunError(str(error)) from error
 
     return run
+
+
+def _written_out(source: Artifact, folder: Path) -> Artifact:
+    try:
+        content = with_standard_operators(content_of(source, "onnx"))
+    except ValueError as error:
+        raise InputError(str(error), source.path) from error
+    digest = sha256_bytes(content)
+    manifest = replace(source.manifest, sha256=digest, size_bytes=len(content))
+    return write_artifact(folder / source.path.name, content, manifest)
 
 
 def source_of(engine: Artifact) -> Artifact:
@@ -263,7 +289,8 @@ def _unknown(engine: Artifact, why: str) -> str:
 
 
 def _advice(manifest: Manifest) -> str:
-    ways = [] if manifest.format != "tensorrt" else ["export the model with --attention plugin"]
+    offered = manifest.format == "tensorrt" and not needs_plugin(manifest)
+    ways = ["export the model with --attention plugin"] if offered else []
     ways.append("use another version of TensorRT")
     ways += [] if manifest.precision == "fp32" else ["build from the fp32 file"]
     return ", or ".join(ways)

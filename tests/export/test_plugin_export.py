@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
@@ -24,6 +25,7 @@ from rfdetr_repro.data.network_input import normalise
 from rfdetr_repro.export import plugin
 from rfdetr_repro.export.artifact import Artifact, load_artifact, write_artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.export.plugin_reference import with_standard_operators
 from rfdetr_repro.export.tensorrt import engine as module
 from rfdetr_repro.export.tensorrt.engine import build_engine
 from rfdetr_repro.model.postprocess import top_k
@@ -123,6 +125,68 @@ def test_wrong_options(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown attention 'node'"):
         export_onnx(subnet, tmp_path / "m", meta=meta(), attention="node")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_node_as_standard_operators_is_the_ordinary_export(
+    precision: str, tmp_path: Path
+) -> None:
+    subnet = tiny_detector().slice(ARCH)
+    options: dict[str, Any] = {"meta": meta(), "precision": precision, "batch": 2}
+    node = export_onnx(subnet, tmp_path / "node.onnx", attention="plugin", **options)
+    usual = export_onnx(subnet, tmp_path / "usual.onnx", **options)
+    content = with_standard_operators(node.path.read_bytes())
+    found, expected = (
+        onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"]).run(
+            None, {"images": images(2)}
+        )
+        for one in (content, str(usual.path))
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert np.allclose(one, other, atol=1e-5 if precision == "fp32" else 2e-2)
+    bare = usual.path.read_bytes()
+    assert with_standard_operators(bare) == bare
+
+
+def test_the_standard_operators_take_several_levels() -> None:
+    random = np.random.default_rng(2)
+    sizes = [(3, 5), (2, 4)]
+    shapes = {
+        "value": (2, 23, 3, 4),
+        "offsets": (2, 7, 3, 2, 2, 2),
+        "boxes": (2, 7, 4),
+        "logits": (2, 7, 3, 2, 2),
+    }
+    inputs = {name: random.random(shape, dtype=np.float32) for name, shape in shapes.items()}
+    inputs["offsets"] = 4 * inputs["offsets"] - 2  # also beyond the rim
+    node = onnx.helper.make_node(
+        plugin.OPERATOR,
+        list(inputs),
+        ["out"],
+        domain=plugin.DOMAIN,
+        level_sizes=[3, 5, 2, 4],
+        plugin_version=plugin.VERSION,
+        plugin_namespace=plugin.DOMAIN,
+    )
+    specs = [
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in {**shapes, "out": (2, 7, 12)}.items()
+    ]
+    graph = onnx.helper.make_graph([node], "g", specs[:-1], specs[-1:])
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(plugin.DOMAIN, 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    content = with_standard_operators(model.SerializeToString())
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    value, *rest = (torch.from_numpy(one) for one in inputs.values())
+    expected = ops.ms_deform_attn_fused_reference(value, sizes, *rest)
+    assert np.allclose(session.run(None, inputs)[0], expected.numpy(), atol=1e-5)
+    other = model.graph.node.add()
+    other.CopyFrom(node)
+    other.output[0] = "other"
+    other.attribute[0].ints[0] = 15
+    with pytest.raises(ValueError, match="different levels"):
+        with_standard_operators(model.SerializeToString())
 
 
 @pytest.fixture

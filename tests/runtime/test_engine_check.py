@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from samples_export import ARCH, meta, tiny_artifact, tiny_detector
-from samples_tensorrt import T4, Setup
+from samples_tensorrt import T4, FakeTrt, Setup
 
+from rfdetr_repro.export import plugin
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.half import half_artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
@@ -264,3 +265,22 @@ def test_a_folder_that_cannot_be_written_to_does_not_end_the_session(
         session = open_session(setup.onnx, "tensorrt", threads=1)
     assert session.artifact_id.options.endswith(" agreement=onnxruntime")
     assert "is not kept, and is repeated next time: no space" in caplog.messages[-1]
+
+
+def test_an_engine_with_the_plugin_is_compared_with_standard_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "librfdetr_tensorrt.so"
+    library.write_bytes(b"a library")
+    monkeypatch.setattr(plugin, "LIBRARY", library)
+    subnet = tiny_detector().slice(ARCH)
+    onnx = export_onnx(subnet, tmp_path / "m.onnx", meta=meta(), attention="plugin")
+    usual = export_onnx(subnet, tmp_path / "usual.onnx", meta=meta()).path.read_bytes()
+    monkeypatch.setattr(FakeTrt, "read", staticmethod(lambda _: usual))  # as the plugin computes
+    setup = Setup(onnx, tmp_path, monkeypatch)
+    session = open_session(onnx, "tensorrt", threads=1)
+    assert session.artifact_id.options.endswith(" agreement=onnxruntime")
+    kept(setup).unlink()
+    setup.trt.altered = WRONG["boxes"]
+    with pytest.raises(StatedFailure, match="must agree; use another version of TensorRT$"):
+        open_session(onnx, "tensorrt", threads=1)
