@@ -232,7 +232,7 @@ class Loop:
             self.state.evaluation_due = False
             if config.patience:  # rank 0 evaluated; the other ranks learn the result here
                 (self.state.best.misses,) = map(
-                    int, self.ranks.sum([self.state.best.misses if first else 0], self.device)
+                    int, self.ranks.sum([self.state.best.misses if first else 0])
                 )
         if first and (self.finished or self.state.step % config.checkpoint_every == 0):
             self.save()  # patience may have ended the run just now

@@ -4,7 +4,8 @@ hold the same weights.
 Loss denominators, gradients and logged losses are exchanged as sums, so training with N processes
 performs the same optimizer step as one process on the whole batch, up to the order of additions.
 Needs only ``torch.distributed``'s default group; without a group this process is rank 0 of 1, and
-every call here is free.
+every call here is free. Numbers that a program knows without the GPU are exchanged by the hosts
+(gloo), so that no step waits for the GPU to learn them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from rfdetr_repro.spec.errors import InputError
 
 # other ranks wait while rank 0 evaluates; NCCL's default of 10 minutes would end them
 PATIENCE = timedelta(days=1)
+ON_HOSTS = "gloo"
+ON_GPUS = "cpu:gloo,cuda:nccl"  # each for the tensors that lie there
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Ranks:
         start = self.rank * share + min(self.rank, more)
         return slice(start, start + share + (self.rank < more))
 
-    def sum(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Sums over all ranks, element by element, in float64."""
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums numbers of this process over all ranks, element by element, in float64; does not
+        wait for a GPU.
+        """
         if self.size == 1:
             return list(values)
-        total = torch.tensor(list(values), dtype=torch.float64, device=device)
+        total = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
@@ -74,21 +79,22 @@ class Ranks:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Adds every ``.grad`` over all ranks, in one exchange.
+        """Adds every ``.grad`` over all ranks, in one exchange of the devices; does not wait for a
+        GPU.
 
         A parameter without gradient on every rank keeps no gradient.
         """
         if self.size == 1:
             return
-        present = torch.tensor([parameter.grad is not None for parameter in parameters])
+        users = self.sum([parameter.grad is not None for parameter in parameters])
         pieces = [
             (torch.zeros_like(one) if one.grad is None else one.grad).flatten()
             for one in parameters
         ]
-        flat = torch.cat([*pieces, present.to(pieces[0])])
+        flat = torch.cat(pieces)
         dist.all_reduce(flat)
-        *summed, users = flat.split([piece.numel() for piece in pieces] + [len(parameters)])
-        for parameter, gradient, used in zip(parameters, summed, users.tolist(), strict=True):
+        summed = flat.split([piece.numel() for piece in pieces])
+        for parameter, gradient, used in zip(parameters, summed, users, strict=True):
             if used:
                 parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 
@@ -121,5 +127,6 @@ def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
                 f"WORLD_SIZE is set, but not {', '.join(missing)}",
                 hint="start the processes by torchrun, or unset WORLD_SIZE",
             )
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        backend = ON_GPUS if device.type == "cuda" else ON_HOSTS
+        dist.init_process_group(backend, timeout=PATIENCE)
     return device, Ranks.current()

@@ -81,16 +81,14 @@ class Trainer(Loop):
         if self.precision.decoder is not None:
             outputs = outputs.float()
         groups = detector.config.groups
-        (objects,) = self.ranks.sum(
-            [sum(len(target.labels) for target in batch.targets)], self.device
-        )
+        (objects,) = self.ranks.sum([sum(len(target.labels) for target in batch.targets)])
         with products(self.device, tf32=False):
             total, parts = detection_losses(
                 outputs, batch.targets, groups, config, draws, max(1.0, objects * groups)
             )
         if self.state.dense is not None:
             summed, tokens = self.state.dense.loss(maps[0], batch.targets)
-            dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
+            dense = summed / max(1.0, *self.ranks.sum([tokens]))
             total = total + config.dense_weight * dense
             parts["dense"] = dense.detach()
         return total, parts

@@ -21,12 +21,13 @@ from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.checkpoints.native import read_tensors
 from rfdetr_repro.spec.errors import StatedFailure
-from rfdetr_repro.train import loop, mask_points, matcher
+from rfdetr_repro.train import loop, mask_points, matcher, parallel
 from rfdetr_repro.train.callbacks import TrainingCallback, TrainingStep
 from rfdetr_repro.train.losses import detection_losses
 from rfdetr_repro.train.mask_points import PointDraws
 from rfdetr_repro.train.parallel import Ranks
 from rfdetr_repro.train.parts import LossParts
+from rfdetr_repro.train.processes import shared
 from rfdetr_repro.train.progress import TrainingDisplay
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run_log import read_log
@@ -107,6 +108,64 @@ def test_steps_read_nothing_but_the_costs(
     reads.clear()
     assert parts["loss"] > 0 and parts["grad_norm"] > 0 and len(parts) == 17
     assert reads == {"tolist": 1} and parts.is_read
+
+
+def test_steps_of_two_processes_read_nothing_more(
+    split: CocoSplit, tmp_path: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hosts exchange is read, and lies on no device; with an array of objects per pass and
+    one of used parameters per step.
+    """
+    plain = Ranks.sum
+    exchanged: list[int] = []
+    counts: list[dict[str, int]] = []
+    step = Trainer.train_step
+
+    def summed(self: Ranks, values: Any) -> list[float]:
+        before = reads.copy()
+        exchanged.append(len(values))
+        found = plain(self, values)
+        reads.clear()
+        reads.update(before)
+        return found
+
+    def counted(self: Trainer, batches: Any) -> Any:
+        reads.clear()
+        parts = step(self, batches)
+        counts.append(dict(reads))
+        return parts
+
+    monkeypatch.setattr(Ranks, "sum", summed)
+    monkeypatch.setattr(Trainer, "train_step", counted)
+    config = recipe(steps=4, checkpoint_every=4)
+    setup: dict[str, Any] = {"recipe": config, "split": split, "folder": tmp_path}
+    with shared(2, **setup):
+        trainer = as_on_a_gpu(Trainer(**setup))
+        trainer.run()
+    assert counts == [{"cpu": 1, "numpy": 1}] + [{"cpu": 1, "numpy": 1, "tolist": 1}] * 3
+    parameters = sum(len(group["params"]) for group in trainer.state.optimizer.param_groups)
+    assert exchanged == [1, parameters] * 4
+
+
+def test_the_exchange_of_gradients_asks_a_device_for_no_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the device without data a value cannot be read."""
+    devices: list[str] = []
+
+    def exchange(tensor: torch.Tensor) -> None:  # with a rank that uses the second parameter
+        devices.append(tensor.device.type)
+        if tensor.device.type == "cpu":
+            tensor += torch.tensor([0.0, 1.0, 0.0], dtype=tensor.dtype)
+
+    monkeypatch.setattr(parallel.dist, "all_reduce", exchange)
+    ranks = Ranks(0, 2)
+    parameters = [torch.empty(2, 3, device=META, requires_grad=True) for _ in range(3)]
+    parameters[0].grad = torch.empty(2, 3, device=META)
+    ranks.sum_gradients(parameters)
+    assert [one.grad is not None for one in parameters] == [True, True, False]
+    LossParts.of({"loss": torch.empty((), device=META)}, ranks, META)
+    assert devices == ["cpu", "meta", "meta"]
 
 
 class Counting(TorchDispatchMode):

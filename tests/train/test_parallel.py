@@ -205,7 +205,7 @@ def test_ranks_on_gpus_wait_for_an_evaluation_of_hours(monkeypatch: pytest.Monke
     }.items():
         monkeypatch.setenv(name, value)
     assert join_torchrun("cuda")[0] == given["device"] == torch.device("cuda", 1)
-    assert given["backend"] == "nccl" and given["timeout"] >= timedelta(hours=12)
+    assert given["backend"] == "cpu:gloo,cuda:nccl" and given["timeout"] >= timedelta(hours=12)
 
 
 def test_the_command_and_torchrun_train_alike(
