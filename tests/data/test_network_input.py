@@ -22,6 +22,7 @@ SCALES = {"resize", "thumbnail", "interpolate", "zoom", "grid_sample", "warpAffi
 OTHERS = {
     ("benchmarks/studies/upstream_masks.py", "case_of"): "smooth random logits",
     ("benchmarks/gpu_steps/operators.py", "masks"): "smooth random logits",
+    ("benchmarks/gpu_steps/operators.py", "masks_agree"): "an output, a map of logits",
     ("benchmarks/gpu_steps/operators.py", "chain"): "an output, a map of logits",
     ("benchmarks/pace.py", "write_pictures"): "draws a picture of the data set",
     ("rfdetr_repro/bench/parts.py", "frame_of"): "draws the frame that is timed",

@@ -115,6 +115,7 @@ def test_later_settings_at_their_defaults_do_not_change_what_a_run_is() -> None:
         "precision",
         "compile",
         "draw_heads",
+        "cooldown_form",
         "resize_on",
         "channels_last",
         "cuda_graph",
