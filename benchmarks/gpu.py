@@ -81,9 +81,9 @@ LEAST_S = 5.0  # with less, a step is not begun
 class Part:
     """A step of the run: its command, its time in seconds, and the environment it adds.
 
-    ``limit_s``: after which it is ended, where that is not soon after its time. ``needed``: nothing
-    after it can run without it. ``measures``: all that it prints belongs to the summary.
-    ``absent``: why it is left out.
+    ``limit_s``: seconds after which the step is ended; None: its time and a little more.
+    ``needed``: no later step can run without this step. ``measures``: all that the step prints
+    belongs to the summary. ``absent``: why the step is left out.
     """
 
     name: str

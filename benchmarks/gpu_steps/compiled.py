@@ -3,7 +3,7 @@ CUDA graphs (``cuda_graph=true``), on a batch that stays on the device.
 
 A step of its own, because generating code takes most of its time; the second case takes over what
 the first one generated. At toy size nothing is generated: the graphs of the forward pass are traced
-and then run by PyTorch, and CUDA graphs are refused, which needs a GPU.
+and then run by PyTorch, and CUDA graphs are refused, because they need a GPU.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from benchmarks.gpu_steps.operators import (
 from benchmarks.gpu_steps.step import Step
 from benchmarks.gpu_steps.timing import (
     CALLS_OF_A_GRAPH,
+    NotCapturable,
     captured,
     event_ms,
     host_ms,
@@ -83,7 +84,7 @@ def compare(step: Step, work: str, case: str, dtype: str, ways: tuple[str, ...])
             try:
                 gaps[way] = difference(call(), exact)
                 graphs[way] = capture(call, size)
-            except RuntimeError as error:
+            except (RuntimeError, NotCapturable) as error:
                 step.wrong(f"{what} {way}: {str(error).splitlines()[0][:120]}")
                 continue
         if not gaps[way] <= AGREEMENT[DTYPES[dtype]]:

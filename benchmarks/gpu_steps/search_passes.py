@@ -78,7 +78,7 @@ def equal_accuracy(step: Step) -> None:
 def tell_pass(step: Step, what: str, seconds: float, images: int, agreement: str) -> None:
     """The evaluation of a backbone's configurations as a Record."""
     step.record(
-        ModelId("search", f"pico supernet evaluated, {what}", weights="random"),
+        ModelId("search", f"pico supernet evaluated, {what}", weights="trained"),
         Latency(1e3 * seconds, num_samples=1, images_per_s=images / seconds),
         Protocol("sustained", "host", 0.0, min_samples=1, max_samples=1, batch=images),
         agreement=agreement,

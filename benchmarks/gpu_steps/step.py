@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu import WRONG
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.records.record import Cost, Latency, Machine, ModelId, Record
 from rfdetr_repro.records.store import Store
@@ -18,7 +19,6 @@ from rfdetr_repro.spec.clock import utc_now
 from rfdetr_repro.spec.protocol import Protocol
 
 SOURCE = "gpu"  # of the Records
-WRONG = 3  # exit code of a step that found a wrong result
 
 
 @dataclass

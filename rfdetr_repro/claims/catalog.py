@@ -110,7 +110,7 @@ def _backbones(
 
 GAIN = Expected("a gain", least=0)
 LOSS = Expected("a loss", most=0)
-LAYER_LOSS = Expected("a loss of at most 2 points, the paper's own loss", least=-2)
+LAYER_LOSS = Expected("a loss of at most 2 points (the loss that the paper observes)", least=-2)
 MORE_KEPT = Expected("more AP kept", least=0)
 
 

@@ -214,7 +214,9 @@ def images_for(manifest: Manifest) -> Array:
 
 def compare(session: Session, exact: Callable[[Array], Detections], allowed: Allowed) -> Comparison:
     """Compares ``session`` with ``exact`` on :func:`images_for`, in the batches that its engine
-    takes; with any number of images at once, in batches of 3 and of 1.
+    takes; with any number of images at once, in batches of 1 and of the most that the engine takes,
+    at most 3. ``exact``: float32 (N, 3, H, W) in 0..1 -> detections. Raises what either runtime
+    raises.
     """
     random = np.random.default_rng(1)
     parts: list[Array] = []  # largest differences of matched detections
@@ -272,7 +274,9 @@ def _is_finite(found: Detections) -> bool:
 
 
 def _finite(found: Detections) -> Detections:
-    """The assignment of detections takes finite numbers alone."""
+    """``found`` with :data:`_FAR` in place of numbers that are not finite, which the assignment of
+    detections refuses.
+    """
 
     def replaced(values: Array) -> Array:
         return np.nan_to_num(values, nan=_FAR, posinf=_FAR, neginf=-_FAR)
@@ -323,7 +327,9 @@ class _Kept:
         return fields["runtime"] if same else None
 
     def keep(self, runtime: str, found: Comparison) -> None:
-        """Writes the file; a folder that cannot be written to is told and ends nothing."""
+        """Writes the file. A folder that cannot be written to is logged, and the check is repeated
+        at the next opening.
+        """
         content = {**self._of, "runtime": runtime, "found": asdict(found)}
         try:
             write_atomic(self._path, json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -3,8 +3,9 @@ hold the same weights.
 
 Loss denominators, gradients and logged losses are exchanged as sums, so training with N processes
 performs the same optimizer step as one process on the whole batch, up to the order of additions.
-Needs only ``torch.distributed``'s default group; without a group this process is rank 0 of 1, and
-every call here is free. Numbers that a program knows without the GPU are exchanged by the hosts
+Needs only ``torch.distributed``'s default group, with a backend for tensors on the CPU
+(``cpu:gloo,cuda:nccl``); without a group this process is rank 0 of 1, and every call here is free.
+Numbers that a program knows without the GPU are exchanged by the hosts
 (gloo), so that no step waits for the GPU to learn them.
 """
 
