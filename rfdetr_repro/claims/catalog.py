@@ -27,6 +27,7 @@ from .data_sets import (
 from .pairs import (
     SHARED,
     STUDY,
+    AnyOf,
     KnobStep,
     Pairing,
     SameFile,
@@ -37,6 +38,7 @@ from .pairs import (
 )
 from .studies import (
     ALONE,
+    BACKBONE,
     CONVNEXT,
     COPIES,
     COSINE,
@@ -55,7 +57,11 @@ from .studies import (
     PRE_DINOV2,
     PRE_DINOV3,
     RANDOM_BACKBONE,
+    STARTS,
+    TUNED_AFTER,
+    TUNING_PART,
     UNRANKED,
+    WEIGHTS,
 )
 
 _AFTER = "a margin chosen here after the first result"
@@ -106,6 +112,17 @@ def _backbones(
     """Two backbones below the same decoder."""
     found = _trained(f"6.{number}", what, first, second, GAIN, study)
     return replace(found, own_start=second == RANDOM_BACKBONE)
+
+
+def _tuned_from(start: str) -> Sides:
+    """Architectures of supernets that a study trained from ``start``, as trained there and after
+    further training.
+    """
+    words = STARTS[start]
+    return Sides(
+        Side("as searched", (STUDY,), (SHARED,), start=words),
+        Side("fine-tuned", (STUDY,), (TUNED_AFTER,), start=words),
+    )
 
 
 GAIN = Expected("a gain", least=0)
@@ -174,12 +191,18 @@ CLAIMS: tuple[Claim, ...] = (
                     least=0,
                     most=1,
                 ),
-                Sides(
-                    Side("as searched", (FINE_TUNING,), ("nas",)),
-                    Side("fine-tuned", (FINE_TUNING,), (TUNED,)),
+                AnyOf(
+                    (
+                        Sides(
+                            Side("as searched", (FINE_TUNING,), ("nas",)),
+                            Side("fine-tuned", (FINE_TUNING,), (TUNED,)),
+                        ),
+                        _tuned_from(WEIGHTS),
+                    )
                 ),
                 of_training=True,
-                command="rfdetr-repro finetune --model RUN --arch KEY --data DIR --out OUT",
+                studies=("finetuning",),
+                command=_run("finetuning") + " --data DATA --start weights",
             ),
             Comparison(
                 "3.2",
@@ -188,6 +211,16 @@ CLAIMS: tuple[Claim, ...] = (
                 OverDataSets(FOUND, TUNED),
                 of_training=True,
                 command=_RF100,
+            ),
+            Comparison(
+                "3.3",
+                "two architectures of a supernet that was trained on 600 images, after "
+                f"fine-tuning for 1/{TUNING_PART} of its steps, against before",
+                GAIN,
+                _tuned_from(BACKBONE),
+                of_training=True,
+                studies=("finetuning",),
+                command=_run("finetuning"),
             ),
         ),
     ),

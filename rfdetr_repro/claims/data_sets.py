@@ -166,7 +166,8 @@ class _Compared(NamedTuple):
     ours: Entry
     rival: Entry
     difference: Seeded  # of APs as fractions
-    slower: Seeded | None  # the same of the next slower RF-DETR; None: there is none
+    # the same of the next slower RF-DETR; None: there is none, or ours is as fast as the rival
+    slower: Seeded | None
     barred: str  # why the difference decides nothing
     told: str  # how equal the latencies are
 
@@ -192,7 +193,7 @@ def _rivals(records: Sequence[Record]) -> list[_Compared]:
                     verdict.ours,
                     verdict.rival,
                     verdict.difference,
-                    verdict.slower_difference,
+                    None if verdict.equally_fast else verdict.slower_difference,
                     verdict.undecided,
                     _nearness(verdict.ours, verdict),
                 )
@@ -203,7 +204,10 @@ def _rivals(records: Sequence[Record]) -> list[_Compared]:
 def _nearness(ours: Entry, verdict: Verdict) -> str:
     """How far the latencies of both are apart, and what the next slower RF-DETR has."""
     change = 100 * (ours.latency / verdict.rival.latency - 1)
-    told = f"RF-DETR's file is {abs(change):.0f} % {'slower' if change > 0 else 'faster'}"
+    apart = f"{abs(change):.0f} %"
+    told = f"RF-DETR's file is {apart} {'slower' if change > 0 else 'faster'}"
+    if apart == "0 %":
+        told = "RF-DETR's file is as fast"
     if verdict.slower is not None and verdict.slower_difference is not None:
         slower = 100 * (verdict.slower.latency / verdict.rival.latency - 1)
         points = decimals(100 * verdict.slower_difference.value, 1, signed=True)

@@ -97,6 +97,7 @@ class Side:
     variants: tuple[str | None, ...] = ()
     backbones: tuple[str | None, ...] = ()
     modes: tuple[str, ...] = ()  # of the protocol
+    start: str = ""  # what the trainings of a study started from, in the words that Records use
 
     def has(self, record: Record) -> bool:
         """Whether the Record belongs to this side."""
@@ -106,6 +107,7 @@ class Side:
             and _allowed(record.model.variant, self.variants)
             and _allowed(record.model.backbone, self.backbones)
             and _allowed(mode, self.modes)
+            and self.start in record.model.name
         )
 
 
@@ -128,6 +130,17 @@ class Sides:
             if _scored(record) and self.arch in (None, record.model.arch)
         ]
         return _paired(scored, self.first.has, self.second.has, _by_architecture)
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """The pairs of several descriptions."""
+
+    descriptions: tuple[Pairing, ...]
+
+    def pairs(self, records: Sequence[Record]) -> list[Pair]:
+        """All pairs, in the order of the descriptions."""
+        return [pair for one in self.descriptions for pair in one.pairs(records)]
 
 
 @dataclass(frozen=True)

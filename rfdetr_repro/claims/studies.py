@@ -23,6 +23,7 @@ PRE_CONVNEXT = "convnext-pico pretrained alike"
 COPIES = "2 windows, a class token in each"
 ONE_TOKEN = "2 windows, one class token"
 UNRANKED = "queries dropped at random"
+TUNED_AFTER = "fine-tuned after the supernet"
 FLOAT32 = "float32"
 HALF_17 = "FP16 from opset 17"
 HALF_16 = "FP16 from opset 16"
@@ -41,6 +42,7 @@ STARTS = {
     PRETRAINED: "from backbones pretrained alike",
 }
 PRETRAINING_TIMES = 4  # steps of a backbone's pretraining, by those of a training
+TUNING_PART = 2  # steps of a supernet's training, by those of the fine-tuning after it
 
 DOMAIN = "thermal"  # of embedded-10: what trainings learn without --data
 STEPS = 500  # of each training without --steps
@@ -58,7 +60,8 @@ class Trained:
     :mod:`rfdetr_repro.spec.backbones`, which starts from random weights unless the study pretrains
     backbones; "" for the size's own. ``padded``: pictures keep their aspect ratio in training and
     in evaluation. ``windows``: per side, 0 for the size's own. ``one_token``: the windows share one
-    class token.
+    class token. ``tuned``: an architecture of the supernet that is trained as ``shared``, to be
+    trained further from there; "" for none.
     """
 
     variant: str
@@ -69,6 +72,7 @@ class Trained:
     padded: bool = False
     windows: int = 0
     one_token: bool = False
+    tuned: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Study:
 
 
 _ALONE = Trained(ALONE)
+_SHARED = Trained(SHARED, shared=True)
 
 STUDIES: dict[str, Study] = {
     study.id: study
@@ -99,7 +104,17 @@ STUDIES: dict[str, Study] = {
             "sharing",
             "the base architecture of pico, trained alone and inside the supernet with as many "
             "steps; the supernet also with patch sizes that training never drew",
-            (_ALONE, Trained(SHARED, shared=True)),
+            (_ALONE, _SHARED),
+        ),
+        Study(
+            "finetuning",
+            "two architectures of the supernet, of which the second has fewer tokens, before and "
+            f"after further training for 1/{TUNING_PART} of the supernet's steps",
+            (
+                _SHARED,
+                Trained(TUNED_AFTER, tuned="r128-p16-w1-d2-q25"),
+                Trained(TUNED_AFTER, tuned="r96-p12-w1-d2-q25"),
+            ),
         ),
         Study(
             "recipe",

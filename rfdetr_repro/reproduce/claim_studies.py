@@ -49,8 +49,8 @@ from .claim_trainings import (
     Prepared,
     Scale,
     detections,
+    initial_after,
     prepared,
-    with_pretrained_backbone,
 )
 
 if TYPE_CHECKING:
@@ -308,10 +308,7 @@ def _trained(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[R
     if ready.pretraining is not None:
         log.info(f"{ready.pretraining.side.variant} for {ready.side.variant}")
         before = train(ready.pretraining.request(request.folder, device, request.processes))
-        recipe = ready.recipe
-        classes = len(ready.split.classes.names)
-        initial = with_pretrained_backbone(recipe.preset, recipe.train, classes, before.model)
-        ready = replace(ready, initial=initial)
+        ready = replace(ready, initial=initial_after(ready, before.model))
     run = train(ready.request(request.folder, device, request.processes))
     trained, card, sha256 = load_supernet(run.model)
     detector = to_device(trained, str(device))

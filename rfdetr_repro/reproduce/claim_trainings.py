@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rfdetr_repro.claims.pairs import SHARED
 from rfdetr_repro.claims.studies import (
     BACKBONE,
     PRETRAINED,
     PRETRAINING_TIMES,
     RANDOM,
     STARTS,
+    TUNING_PART,
     WEIGHTS,
     Trained,
 )
@@ -82,13 +84,16 @@ class Scale:
         """What a side trains, boxes only. Raises :class:`InputError` for settings that cannot
         be.
         """
+        steps = self.steps
+        if side.tuned:
+            steps = -(-steps // TUNING_PART)
         config = replace(
-            of_length(PICO_TRAIN, self.steps),
+            of_length(PICO_TRAIN, steps),
             seed=seed,
             evaluate_every=0,
             patience=0,
             # an average that is long for the run would stay behind
-            ema_tau=min(PICO_TRAIN.ema_tau, self.steps / AVERAGED_PARTS),
+            ema_tau=min(PICO_TRAIN.ema_tau, steps / AVERAGED_PARTS),
         )
         config = with_settings(config, side.settings)
         return Recipe(_preset(side), config, self._space_of(side)).check()
@@ -114,7 +119,7 @@ class Scale:
         windows = self.space.windows if side.shared else (base.windows,)
         if side.settings and not side.draws:
             return [base]
-        if side.backbone or side.padded or side.windows:
+        if side.backbone or side.padded or side.windows or side.tuned:
             return [base]
         near = [
             replace(base, windows=count, decoder_layers=depth, queries=queries)
@@ -152,13 +157,15 @@ def _preset(side: Trained) -> Preset:
         row = replace(row, model=replace(row.model, shared_class_token=True))
     if side.windows:
         row = replace(row, arch=replace(row.arch, windows=side.windows))
+    if side.tuned:
+        row = replace(row, arch=Arch.parse(side.tuned))
     return row
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that can start; ``pretraining``: the training before it, whose backbone becomes a
-    part of ``initial``.
+    """A training that can start; ``pretraining``: the training before it, of which the weights, or
+    those of the backbone, become ``initial``.
     """
 
     side: Trained
@@ -202,9 +209,14 @@ def prepared(
 ) -> Prepared:
     """The training of ``side`` on a train split. ``before``: the split on which backbones are
     pretrained, where the scale starts with that. Each form of backbone is pretrained once, with
-    seed 0, whatever the seed.
+    seed 0, whatever the seed. A side that is trained further starts from the supernet of its own
+    seed.
     """
     recipe = scale.recipe(side, seed)
+    if side.tuned:
+        supernet = prepared(scale, Trained(SHARED, shared=True), seed, split)
+        preset = replace(supernet.recipe.preset, arch=recipe.preset.arch)
+        return Prepared(side, replace(recipe, preset=preset), split, None, NO_HOOKS, supernet)
     initial = pretraining = None
     if scale.start == PRETRAINED:
         if before is None:
@@ -222,6 +234,16 @@ def prepared(
         initial = start.initial
     hooks = Hooks(augment=PadToSquare()) if side.padded else NO_HOOKS
     return Prepared(side, recipe, split, initial, hooks, pretraining)
+
+
+def initial_after(ready: Prepared, weights: Path) -> dict[str, Tensor]:
+    """What ``ready`` starts from, after the training before it wrote ``weights``."""
+    if ready.side.tuned:
+        supernet, _, _ = load_supernet(weights)
+        return cpu_weights(supernet)
+    recipe = ready.recipe
+    classes = len(ready.split.classes.names)
+    return with_pretrained_backbone(recipe.preset, recipe.train, classes, weights)
 
 
 def with_pretrained_backbone(

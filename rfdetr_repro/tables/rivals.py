@@ -72,12 +72,21 @@ class Verdict:
     slower_difference: Seeded | None = None  # AP of slower - AP of the rival
 
     @property
-    def too_coarse(self) -> bool:
-        """Whether RF-DETR is less accurate, and the next slower RF-DETR is not shown to be: then an
-        architecture between both could be as accurate at the rival's latency.
+    def equally_fast(self) -> bool:
+        """Whether the latencies of both differ by :data:`TOLERANCE` at most, so that the next
+        slower RF-DETR has no part in the comparison.
         """
-        behind = self.difference is not None and self.difference.sign < 0
-        return behind and self.slower_difference is not None and self.slower_difference.sign >= 0
+        return self.ours is not None and self.ours.latency >= self.rival.latency * (1 - TOLERANCE)
+
+    @property
+    def too_coarse(self) -> bool:
+        """Whether RF-DETR is faster and less accurate, and the next slower RF-DETR is not shown to
+        be less accurate: then an architecture between both could be as accurate at the rival's
+        latency.
+        """
+        if self.equally_fast or self.difference is None or self.slower_difference is None:
+            return False
+        return self.difference.sign < 0 <= self.slower_difference.sign
 
     @property
     def unlearned(self) -> bool:
@@ -329,8 +338,9 @@ def _verdicts_table(
         f"than the rival, {chosen}. difference: RF-DETR - rival.",
         "next slower RF-DETR: the fastest of the slower architectures that has a higher AP on "
         f"{CHOOSING}; points: this architecture - rival. At exactly the rival's latency RF-DETR "
-        "lies between both architectures. Where RF-DETR is less accurate and the next slower "
-        "RF-DETR is not, the measured architectures (--archs) are too few to decide.",
+        "lies between both architectures. Where RF-DETR is less accurate and more than "
+        f"{100 * TOLERANCE:.0f} % faster, and the next slower RF-DETR is not less accurate, the "
+        "measured architectures (--archs) are too few to decide.",
         "95% CI: Welch's, over other seeds; each interval holds for itself. Another data set, "
         "budget or recipe may give another answer.",
     ]

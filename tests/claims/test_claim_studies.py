@@ -23,6 +23,7 @@ from rfdetr_repro.claims.studies import (
     QUICK_STEPS,
     STARTS,
     STUDIES,
+    TUNED_AFTER,
     UNRANKED,
 )
 from rfdetr_repro.claims.verdicts import OVER_IMAGES, UNDECIDED, judged
@@ -241,6 +242,57 @@ def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
     started.clear()
     again = replace(request, known=records)
     assert run_study(again, splits) == records and not started
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkeypatch):
+    study = STUDIES["finetuning"]
+    space = replace(SPACE, resolutions=(128,), windows=(1,), decoder_layers=(2,))
+    request = StudyRequest(
+        replace(study, trained=study.trained[:2]),
+        tmp_path,
+        data,
+        1,
+        3,
+        "cpu",
+        processes=1,
+        space=space,
+    )
+    started = []
+    real = claim_studies.train
+
+    def counted(one):
+        started.append(one)
+        return real(one)
+
+    monkeypatch.setattr(claim_studies, "train", counted)
+    records = run_study(request)
+    (tuned,) = [one for one in records if one.model.variant == TUNED_AFTER]
+    supernet, again, further = started
+    # the second request finds the supernet complete
+    assert supernet.folder == again.folder and supernet.recipe.space == space
+    assert (supernet.recipe.train.steps, further.recipe.train.steps) == (3, 2)
+    assert further.recipe.space is None and tuned.model.arch.key == study.trained[1].tuned
+    weights = load_supernet(supernet.folder / "supernet.safetensors")[0].state_dict()
+    assert all(torch.equal(further.initial[name], one) for name, one in weights.items())
+    other = prepared(request.scale, study.trained[1], 1, read_split(data, "train"))
+    assert other.pretraining.recipe.train.seed == other.recipe.train.seed == 1
+    # the pair is the same architecture before and after, whatever else the supernet was tried at
+    (claim,) = judged(records, claims_named("3"))
+    pairs = {one.comparison.id: one.pairs for one in claim.findings}
+    assert pairs == {"3.1": 0, "3.2": 0, "3.3": 1}
+    whole = [
+        replace(one, model=replace(one.model, name=one.model.name.replace("backbone", "weights")))
+        for one in records
+    ]
+    (claim,) = judged(whole, claims_named("3"))
+    assert {one.comparison.id: one.pairs for one in claim.findings} == {
+        "3.1": 1,
+        "3.2": 0,
+        "3.3": 0,
+    }
+    started.clear()
+    assert run_study(replace(request, known=records)) == records and not started
 
 
 def test_every_side_of_every_study_is_a_recipe_of_its_own():

@@ -89,6 +89,11 @@ def test_a_coarse_grid_of_architectures_does_not_decide_against_rf_detr():
     slow = trained_alike("RF-DETR", 5.5, [0.31, 0.30, 0.32], SLOW)
     (found,) = findings(records + slow, "11.1")
     assert found.word == UNDECIDED and not found.votes and "too coarse" in found.reason
+    # nor do slower architectures have a part where both files are equally fast
+    near = trained_alike("RF-DETR", 4.8, [0.28, 0.29, 0.285], FAST)
+    assert findings([*trained_alike("D-FINE", 5.0, [0.30, 0.32, 0.31]), *near, *slow], "11.1")[
+        0
+    ].votes
     # where RF-DETR is ahead, slower architectures have no part in the verdict
     ahead = trained_alike("RF-DETR", 4.0, [0.38, 0.39, 0.385], FAST)
     better = [*trained_alike("D-FINE", 5.0, [0.30, 0.32, 0.31]), *ahead, *slow]
