@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# tests of several threads run beside other tests: a thread that waits leaves the core to them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # a background job of a shell ignores SIGINT, a program under nohup SIGHUP; children inherit that
 for number, usual in (
     (signal.SIGINT, signal.default_int_handler),
@@ -54,6 +57,15 @@ def split(folder: Path) -> CocoSplit:
     return read_split(folder, "train")
 
 
+def _slow_files_first(items: list[pytest.Item]) -> None:
+    """Workers take whole files in this order: a long file that came last would leave all other
+    workers idle.
+    """
+    slow = {item.path for item in items if "slow" in item.keywords}
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -sizes[item.path], item.path))
+
+
 def _gpu_missing() -> str:
     """Why GPU tests cannot run here; empty when they can."""
     import torch
@@ -64,6 +76,7 @@ def _gpu_missing() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _slow_files_first(items)
     marked = [item for item in items if "gpu" in item.keywords]
     reason = _gpu_missing() if marked else ""
     for item in marked if reason else []:

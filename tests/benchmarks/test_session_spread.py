@@ -38,6 +38,7 @@ def test_intervals_cover_the_truth(between: float) -> None:
         assert 0.925 < covered < 0.985, name
 
 
+@pytest.mark.slow
 def test_sessions_of_other_processes_are_timed_in_turns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

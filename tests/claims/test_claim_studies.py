@@ -127,7 +127,7 @@ def test_one_split_of_the_data_has_the_annotations_of_the_whole_set(data, tmp_pa
 def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated(
     data, tmp_path, monkeypatch
 ):
-    space = replace(SPACE, resolutions=(128,), decoder_layers=(2,))
+    space = replace(SPACE, resolutions=(128,), windows=(1,), decoder_layers=(2,))
     first = StudyRequest(
         STUDIES["sharing"], tmp_path / "first", data, 1, 1, "cpu", processes=1, space=space
     )

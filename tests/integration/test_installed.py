@@ -53,6 +53,7 @@ def run_installed(installed: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_installed_package_has_the_published_numbers_and_our_records(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def _append_then_die(count: int):  # type: ignore[no-untyped-def]
     return append
 
 
+@pytest.mark.slow
 def test_every_configuration_and_the_confirmed_ones_have_records(
     finished: Reproduction, tiny_campaign: Campaign
 ) -> None:

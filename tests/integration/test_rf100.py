@@ -123,6 +123,7 @@ def finished(benchmark_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return outcome
 
 
+@pytest.mark.slow
 def test_every_data_set_has_fixed_found_and_tuned(finished: runner.Outcome) -> None:
     results = results_of(finished.records)
     assert [one.name for one in results] == list(NAMES)

@@ -168,6 +168,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder / "bin" / "python", packages
 
 
+@pytest.mark.slow
 def test_what_the_wheel_holds(wheel: Path) -> None:
     assert re.fullmatch(r"rfdetr_ops-[\d.]+-py3-none-\w+\.whl", wheel.name)
     with zipfile.ZipFile(wheel) as packed:

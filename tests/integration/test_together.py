@@ -183,6 +183,7 @@ def two_have_worked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_search_as_one(data: Path, two_have_worked: Path, tmp_path: Path) -> None:
     """One process searches what the two of torchrun have trained."""
     made = program()

@@ -164,6 +164,7 @@ def test_a_failure_at_the_end_does_not_undo_the_run(
     assert "Fails failed at the end: RuntimeError: too late" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gets_its_history_and_only_the_first_process_tells(
     split: CocoSplit, tmp_path: Path
 ) -> None:

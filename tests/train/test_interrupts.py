@@ -164,6 +164,7 @@ def test_other_threads_and_ignored_signals_are_left_alone(split: CocoSplit, tmp_
     assert_same_run(tmp_path / "ignored", tmp_path / "thread")
 
 
+@pytest.mark.slow
 def test_processes_are_ended_by_the_first_one(
     split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +222,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.parity), signal.SIGTERM]
 )

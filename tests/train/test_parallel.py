@@ -67,6 +67,7 @@ def test_two_processes_take_the_step_of_one(split: CocoSplit, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(split: CocoSplit, tmp_path: Path) -> None:
     setup = {"recipe": Recipe(TINY, EXACT, SPACE), "split": split}
     whole = train(2, **setup, folder=tmp_path / "whole")
@@ -208,6 +209,7 @@ def test_ranks_on_gpus_wait_for_an_evaluation_of_hours(monkeypatch: pytest.Monke
     assert given["backend"] == "cpu:gloo,cuda:nccl" and given["timeout"] >= timedelta(hours=12)
 
 
+@pytest.mark.slow
 def test_the_command_and_torchrun_train_alike(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,7 @@ def assert_equal(out: Path, whole: Path) -> None:
     assert logs[0] == logs[1] and logs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.parity), signal.SIGTERM]
 )

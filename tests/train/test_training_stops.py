@@ -227,6 +227,7 @@ def start(data: Path, run: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     """SIGKILL leaves no chance to tidy up: what the next process finds is what lay on the disk."""
     with start(folder, tmp_path / "cut") as killed:
