@@ -24,7 +24,8 @@ reports. For a machine with Python 3.12:
 
 ``--library FILE`` carries a prebuilt ``librfdetr_ops.so`` for a machine whose compiler fails.
 ``RFDETR_ORIGINAL`` names the text of Deformable DETR's operator, which is then a peer
-(``gpu_steps/original.py``). Exit code 1 when a step failed.
+(``gpu_steps/original.py``). Exit code 0 when every step succeeded, 1 when a step failed, and 4 when
+none failed and some were left out for want of a program or a permission, which the last line names.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ SANITIZED_TESTS = (
     "test_every_path and (pairs-fused-torch.float32 or levels-locations-torch.bfloat16)",
 )
 WRONG = 3  # exit code of a step of gpu_steps that found a wrong result
+ABSENT = 4  # of a step that lacks what it needs, and says what; of a run with such a step
 KILLED_AFTER_S = 5.0  # between the request to end and the end
 SLACK_S = 10.0  # beyond a step's time, in which it may still end by itself
 DRY_S = 3600.0  # the same, and the deadline, of a dry run, on a machine of any load
@@ -116,8 +118,9 @@ def measuring(name: str, seconds: float, dry: bool, work: Path) -> Part:
 
 def tool(name: str) -> str | None:
     """Path of a program of the CUDA toolkit; None where it is not installed."""
-    usual = Path("/usr/local/cuda/bin") / name
-    return shutil.which(name) or (str(usual) if usual.is_file() else None)
+    usual = [Path("/usr/local/cuda/bin") / name]
+    usual += sorted(Path("/opt/nvidia/nsight-compute").glob(f"*/{name}"))
+    return shutil.which(name) or next((str(path) for path in usual if path.is_file()), None)
 
 
 def sanitizing(name: str, seconds: float) -> Part:
@@ -172,7 +175,7 @@ class Run:
         self.slack_s = DRY_S if dry else SLACK_S
         self.summary: list[str] = []
         self.failed: list[str] = []
-        self.absent: list[str] = []
+        self.absent: dict[str, str] = {}  # step -> why
 
     def say(self, text: str) -> None:
         """Prints a line and keeps it for the summary."""
@@ -183,7 +186,7 @@ class Run:
         """Runs a step, in its time or what is left of the run's; returns whether it succeeded."""
         if part.absent:
             self.say(f"== {part.name}: left out, {part.absent}")
-            self.absent.append(part.name)
+            self.absent[part.name] = part.absent
             return False
         left = self.ends - time.monotonic()
         limit = min(part.limit_s or part.seconds + self.slack_s, left - KILLED_AFTER_S)
@@ -195,16 +198,41 @@ class Run:
         started = time.monotonic()
         code = run_command(part, log, limit, self.dry)
         spent = time.monotonic() - started
-        known = {0: "ok", None: f"ended after its {limit:.0f} s", WRONG: "FAILED, wrong results"}
+        text = log.read_text(errors="replace").strip().splitlines()
+        if code == ABSENT:
+            self.absent[part.name] = text.pop() if text else "without a reason"
+        known = {
+            0: "ok",
+            None: f"ended after its {limit:.0f} s",
+            WRONG: "FAILED, wrong results",
+            ABSENT: f"left out, {self.absent.get(part.name)}",
+        }
         ended = known.get(code, f"FAILED ({code})")
         self.say(f"== {part.name}: {ended}, {spent:.0f} s")
-        text = log.read_text(errors="replace").strip().splitlines()
         shown = text if part.measures else text[-12:]
         for line in shown:
             self.say(line[:240])
-        if code != 0:
+        if code not in (0, ABSENT):
             self.failed.append(part.name)
         return code == 0
+
+    @property
+    def ended(self) -> str:
+        """How the run ended, in a line."""
+        ended = f"failed or cut off: {', '.join(self.failed)}" if self.failed else "all steps ok"
+        if not self.absent:
+            return ended
+        ended = ended if self.failed else "all other steps ok"
+        return f"{ended}; left out: " + ", ".join(
+            f"{name} ({why})" for name, why in self.absent.items()
+        )
+
+    @property
+    def code(self) -> int:
+        """The exit code of the run."""
+        if self.failed:
+            return 1
+        return ABSENT if self.absent else 0
 
     def pack(self) -> None:
         """Renews the three files that leave the machine."""
@@ -374,11 +402,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shutil.copyfile(args.library, ROOT / "rfdetr_repro" / "librfdetr_ops.so")
             run.say(f"the build failed: {args.library.name} is used")
         run.pack()
-    others = f", but {', '.join(run.absent)} left out" if run.absent else ""
-    ended = f"failed or cut off: {', '.join(run.failed)}" if run.failed else "all steps ok"
-    run.say(ended + others)
+    run.say(run.ended)
     run.pack()
-    return 1 if run.failed else 0
+    return run.code
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def main() -> None:
         split = pace.write_pictures(Path(temporary) / "data", images=8 if step.toy else 32)
         for name, settings in list(CASES.items())[1 if step.toy else 0 :]:
             placed = f"{name}, one batch on the device"
-            measured(step, split, placed, "auto", pace.MADE_UP, settings=settings)
+            graphs = "cuda_graph" in settings
+            measured(step, split, placed, "auto", pace.MADE_UP, settings=settings, needs_gpu=graphs)
     step.end()
 
 

@@ -3,20 +3,19 @@ queries, in float32 and bfloat16.
 
 The step starts itself again under ``ncu``, which writes down the sections below for each kernel of
 one call; all of it goes to ``ncu.txt`` beside the Records, the figures of most interest are
-printed. Where ``ncu`` is not installed or the driver denies the counters, the step says so and
-succeeds. Without a GPU the calls run without ``ncu``.
+printed. Where ``ncu`` is not installed or the driver denies the counters, the step is left out with
+this reason, and so says its exit code. Without a GPU the calls run without ``ncu``.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
+from benchmarks.gpu import tool
 from benchmarks.gpu_steps.operators import CASES, DTYPES, TOY, Inputs, works
 from benchmarks.gpu_steps.step import Step
 
@@ -33,12 +32,6 @@ PRINTED = (
     *("Warp Cycles Per Issued Instruction", "L1/TEX Hit Rate", "L2 Hit Rate"),
 )
 DENIED = "ERR_NVGPUCTRPERM"
-
-
-def program() -> str | None:
-    """Path of ncu; None where it is not installed."""
-    usual = [Path("/usr/local/cuda/bin/ncu"), *Path("/opt/nvidia/nsight-compute").glob("*/ncu")]
-    return shutil.which("ncu") or next((str(path) for path in usual if path.is_file()), None)
 
 
 def calls(step: Step) -> None:
@@ -72,7 +65,9 @@ def figures(text: str) -> list[str]:
 
 
 def profiled(step: Step, ncu: str) -> None:
-    """Runs this program under ncu and prints its figures."""
+    """Runs this program under ncu and prints its figures. Ends the step as absent where the driver
+    denies the counters.
+    """
     command = [ncu, "--profile-from-start", "off", "--target-processes", "all"]
     for section in SECTIONS:
         command += ["--section", section]
@@ -83,8 +78,7 @@ def profiled(step: Step, ncu: str) -> None:
     text = done.stdout + done.stderr
     step.store.path.with_name("ncu.txt").write_text(text)
     if DENIED in text:
-        step.say(f"ncu: left out, the driver denies the counters ({DENIED})")
-        return
+        step.absent(f"the driver denies the counters ({DENIED})")
     lines = figures(text)
     for line in lines:
         step.say(line)
@@ -96,13 +90,13 @@ def profiled(step: Step, ncu: str) -> None:
 def main() -> None:
     """Profiles, is profiled, or says why neither."""
     step = Step.of("ncu", __doc__)
-    ncu = program()
+    ncu = tool("ncu")
     if os.environ.get(INSIDE) or not step.on_gpu:
         calls(step)
         if not step.on_gpu:
-            step.say("ncu: left out, there is no GPU; the calls that it would see have run")
+            step.say("no GPU: the calls that ncu would see have run without it")
     elif ncu is None:
-        step.say("ncu: left out, it is not installed")
+        step.absent("it is not installed")
     else:
         profiled(step, ncu)
     step.end()

@@ -13,7 +13,7 @@ cache where they fit, as they do in a decoder layer that has just projected them
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from rfdetr_repro.records.record import Cost, Latency, ModelId
 from rfdetr_repro.spec.protocol import Protocol
 
 ROUNDS = 15
+WORKS = ("forward", "backward", "both", "fused")
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES = {"float32": torch.float32, **HALVES}
 AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -139,19 +140,27 @@ def off_centres(locations: Tensor, levels: Levels) -> Tensor:
     return ((at.floor() + share + 0.5) / sides).to(locations.dtype)
 
 
-def exact_of(inputs: Inputs) -> dict[str, list[Tensor]]:
-    """Work -> results by ``grid_sample`` in float64, on the same numbers."""
+def exact_of(inputs: Inputs, wanted: Sequence[str] = WORKS) -> dict[str, list[Tensor]]:
+    """Work -> results by ``grid_sample`` in float64, on the same numbers, of the works that are
+    wanted; a gradient comes with its forward pass.
+    """
     levels = inputs.case.levels
-    given = (inputs.value, inputs.locations, inputs.weights)
-    wide = [tensor.double().requires_grad_() for tensor in given]
-    out = ops.ms_deform_attn_reference(wide[0], levels, *wide[1:])
-    gradients = list(torch.autograd.grad(out, wide, inputs.upstream.double()))
-    predicted = (inputs.offsets, inputs.boxes, inputs.logits)
-    with torch.no_grad():
-        fused = ops.ms_deform_attn_fused_reference(
-            inputs.value.double(), levels, *(tensor.double() for tensor in predicted)
-        )
-    return {"forward": [out.detach()], "backward": gradients, "both": gradients, "fused": [fused]}
+    found: dict[str, list[Tensor]] = {}
+    gradient = "backward" in wanted or "both" in wanted
+    if gradient or "forward" in wanted:
+        given = (inputs.value, inputs.locations, inputs.weights)
+        wide = [tensor.double().requires_grad_(gradient) for tensor in given]
+        out = ops.ms_deform_attn_reference(wide[0], levels, *wide[1:])
+        found["forward"] = [out.detach()]
+        if gradient:
+            gradients = list(torch.autograd.grad(out, wide, inputs.upstream.double()))
+            found |= {"backward": gradients, "both": gradients}
+    if "fused" in wanted:
+        predicted = (inputs.value, inputs.offsets, inputs.boxes, inputs.logits)
+        value, *others = (tensor.double() for tensor in predicted)
+        with torch.no_grad():
+            found["fused"] = [ops.ms_deform_attn_fused_reference(value, levels, *others)]
+    return found
 
 
 def works(inputs: Inputs, peer: original.Original | None) -> dict[str, dict[str, Call]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from benchmarks.gpu import tool
 
 VARIABLE = "RFDETR_ORIGINAL"
 UNNEEDED = ("ATen/ATen.h", "ATen/cuda/CUDAContext.h", "THC/THCAtomics.cuh")
@@ -54,13 +55,7 @@ def absent() -> str | None:
         return f"{VARIABLE} names no copy of its text"
     if not Path(path).is_file():
         return f"{path} does not exist"
-    return None if compiler() else "nvcc is not installed"
-
-
-def compiler() -> str | None:
-    """Path of nvcc."""
-    usual = "/usr/local/cuda/bin/nvcc"
-    return shutil.which("nvcc") or (usual if Path(usual).is_file() else None)
+    return None if tool("nvcc") else "nvcc is not installed"
 
 
 def build(folder: Path, arch: str) -> Path:
@@ -75,7 +70,8 @@ def build(folder: Path, arch: str) -> Path:
     source = folder / "original.cu"
     source.write_text(WRAPPER.format(text=text))
     library = folder / "liboriginal.so"
-    command = [str(compiler()), "-O3", "-std=c++17", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
+    command = [str(tool("nvcc")), "-O3", "-std=c++17"]
+    command += [f"-gencode=arch=compute_{arch},code=sm_{arch}"]
     command += ["-I", str(folder / "include"), "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"]
     command += ["-shared", "-o", str(library), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -73,7 +73,7 @@ def compare(step: Step, work: str, case: str, dtype: str, ways: tuple[str, ...])
     name = next(iter(TOY)) if step.toy else case
     inputs = Inputs.of((TOY if step.toy else CASES)[name], DTYPES[dtype], step.device)
     call = works(inputs, None)[work]["ours"]
-    exact = exact_of(inputs)[work]
+    exact = exact_of(inputs, [work])[work]
     what = f"{work} {name} {dtype}"
     size = CALLS_OF_A_GRAPH if step.on_gpu else 2
     capture = captured if step.on_gpu else in_a_row

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-from benchmarks.gpu import WRONG
+from benchmarks.gpu import ABSENT, WRONG
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.records.record import Cost, Latency, Machine, ModelId, Record
 from rfdetr_repro.records.store import Store
@@ -94,7 +95,7 @@ class Step:
         agreement: str | None = None,
     ) -> Record:
         """Appends a measurement to the step's store. ``agreement``: how far the results are from
-        others; part of the Record's campaign, which is no part of the request.
+        others, in words.
         """
         return self.store.append(
             Record(
@@ -108,7 +109,7 @@ class Step:
                 started_at=utc_now(),
                 command=f"python -m benchmarks.gpu_steps.{self.name}",
                 deployment=deployment,
-                campaign=f"{SOURCE}, {agreement}" if agreement else None,
+                agreement=agreement,
             )
         )
 
@@ -122,6 +123,13 @@ class Step:
         if self.faults:
             self.say(f"{len(self.faults)} of this step's results are wrong")
             raise SystemExit(WRONG)
+
+    def absent(self, reason: str) -> NoReturn:
+        """Ends a step that lacks what it needs: raises SystemExit with the code :data:`ABSENT`. The
+        reason is the last line, which the run repeats.
+        """
+        self.say(reason)
+        raise SystemExit(ABSENT)
 
     def say(self, text: str) -> None:
         """Prints a line at once, so that a step that is ended leaves what it found."""

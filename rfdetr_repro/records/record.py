@@ -262,6 +262,8 @@ class Record:
     # of a study's training: digest of recipe, train split and initial weights
     training_sha256: str | None = None
     budget: Budget | None = None  # of the training, where models or data sets are compared
+    # how far the results of what was timed are from those of another implementation, in words
+    agreement: str | None = None
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
     unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)

@@ -38,10 +38,19 @@ class Ranks:
 
     @classmethod
     def current(cls) -> Ranks:
-        """The place in the default process group; (0, 1) without a group."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        """The place in the default process group; (0, 1) without a group. Raises
+        :class:`InputError` for a group that cannot exchange tensors on the CPU.
+        """
+        if not dist.is_available() or not dist.is_initialized():
+            return cls()
+        backends = dist.get_backend_config()  # like "cpu:gloo,cuda:nccl"
+        if "cpu" not in [pair.partition(":")[0] for pair in backends.split(",")]:
+            raise InputError(
+                f"the torch.distributed group has the backends {backends}, none of them for tensors "
+                f"on the CPU, which this training exchanges too",
+                hint=f'call init_process_group("{ON_GPUS}")',
+            )
+        return cls(dist.get_rank(), dist.get_world_size())
 
     def part(self, count: int) -> slice:
         """This rank's consecutive share of ``count`` items; the first ranks get one item more where

@@ -22,8 +22,18 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_steps import latency, ncu, operators, paths, search_passes, supernet, timing
-from benchmarks.gpu_steps.step import WRONG, Step
+from benchmarks.gpu_steps import (
+    latency,
+    ncu,
+    operators,
+    paths,
+    search_passes,
+    supernet,
+    timing,
+    training,
+)
+from benchmarks.gpu_steps.step import ABSENT, WRONG, Step
+from rfdetr_repro.spec.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 # as CUDA 12 and PyTorch 2.13 word them
@@ -98,8 +108,40 @@ def test_a_program_that_is_not_installed_is_left_out(script: ModuleType, tmp_pat
     run = script.Run(tmp_path, 60.0, False)
     command = (sys.executable, "-c", "print(1)")
     assert not run.take(script.Part("memcheck", command, 30.0, absent="it is not installed"))
-    assert run.absent == ["memcheck"] and not run.failed
+    assert run.absent == {"memcheck": "it is not installed"} and not run.failed
     assert run.summary == ["== memcheck: left out, it is not installed"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "last"),
+    [
+        ([0, 0], 0, "all steps ok"),
+        ([0, 4], 4, "all other steps ok; left out: second (why not)"),
+        ([4, 1], 1, "failed or cut off: second; left out: first (why not)"),
+        ([3, 0], 1, "failed or cut off: first"),
+    ],
+)
+def test_line_and_exit_code_tell_absent_from_failed(
+    codes: list[int],
+    code: int,
+    last: str,
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def plan(dry: bool, work: Path, part: str) -> list[Any]:
+        return [
+            script.Part(name, ("sh", "-c", f"echo why not; exit {ends}"), 30.0, measures=True)
+            for name, ends in zip(("first", "second"), codes, strict=True)
+        ]
+
+    monkeypatch.setattr(script, "plan", plan)
+    assert script.main(["--dry-run", "--out", str(tmp_path)]) == code
+    lines = (tmp_path / "summary.txt").read_text().splitlines()
+    assert lines[-1] == last
+    words = {0: "ok", 4: "left out, why not", 1: "FAILED (1)", 3: "FAILED, wrong results"}
+    told = [line.split(": ", 1)[1].rsplit(", ", 1)[0] for line in lines if line.startswith("== ")]
+    assert told == [words[ends] for ends in codes]
 
 
 @pytest.mark.slow
@@ -115,9 +157,12 @@ def test_dry_run(tmp_path: Path) -> None:
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     sources = {json.loads(line)["model"]["family"] for line in lines}
     assert {"ceiling", "operator", "training", "search", "rfdetr"} <= sources
-    latencies = (tmp_path / "work" / "latency.log").read_text()
+    work = tmp_path / "work"
+    latencies = (work / "latency.log").read_text()
     assert "buffered" in latencies and "without the watch" in latencies
-    assert "sorted-2" in (tmp_path / "work" / "paths.log").read_text()
+    refused = "refused, as it must be without a GPU"
+    assert all(refused in (work / f"{name}.log").read_text() for name in ("training", "compiled"))
+    assert "sorted-2" in (work / "paths.log").read_text()
     with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
         names = archive.getnames()
     assert {"operators.log", "operators.jsonl", "summary.txt"} <= set(names)
@@ -157,8 +202,9 @@ def test_a_wrong_operator_fails_the_run_after_the_rest(
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert {"fused b1-q20-2levels float32 graph"} <= {one["model"]["name"] for one in records}
-    stated = [one["campaign"] for one in records if one["model"].get("variant") == "ours"]
-    assert any(re.search("difference from grid_sample in float64 1.0e-03", one) for one in stated)
+    stated = [one["agreement"] for one in records if one["model"].get("variant") == "ours"]
+    assert not any("campaign" in one for one in records)
+    assert any("difference from grid_sample in float64 1.0e-03" in one for one in stated)
 
 
 def step_of(tmp_path: Path) -> Step:
@@ -217,6 +263,57 @@ def test_a_wrong_gradient_is_noticed_by_operators_and_paths(
     assert len(step.faults) == len(paths.GRADIENT), step.faults
 
 
+def test_only_what_is_wanted_is_computed_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = operators.Case(1, 4, [(4, 4)], 2)
+    inputs = operators.Inputs.of(case, torch.float32, torch.device("cpu"))
+    whole = operators.exact_of(inputs)
+    assert whole.keys() == set(operators.WORKS)
+
+    def unwanted(*_: object) -> None:
+        raise AssertionError("it is not used")
+
+    monkeypatch.setattr(operators.ops, "ms_deform_attn_fused_reference", unwanted)
+    found = operators.exact_of(inputs, ["backward"])
+    assert operators.difference(found["backward"], whole["backward"]) == 0
+    monkeypatch.setattr(torch.autograd, "grad", unwanted)
+    assert operators.exact_of(inputs, ["forward"]).keys() == {"forward"}
+
+
+NEEDS = "precision=tf32 needs a GPU of compute capability 8.0 or more, not cpu"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "needs_gpu", "fault"),
+    [
+        (InputError(NEEDS), True, None),
+        (InputError(NEEDS), False, "failed: precision=tf32 needs"),
+        (InputError("the split is empty"), True, "failed: the split is empty"),
+        (RuntimeError("it needs a GPU"), True, "failed: it needs a GPU"),
+        (None, True, "was not refused"),
+    ],
+)
+def test_only_what_needs_a_gpu_may_be_refused_and_must_be(
+    refusal: Exception | None,
+    needs_gpu: bool,
+    fault: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def trainer_for(*_: object, **__: object) -> object:
+        if refusal is not None:
+            raise refusal
+        return SimpleNamespace()
+
+    found = SimpleNamespace(step_ms=1.0, images_per_s=2.0, peak_bytes=0, waits=None)
+    monkeypatch.setattr(training.pace, "trainer_for", trainer_for)
+    monkeypatch.setattr(training.pace, "measure", lambda *_, **__: found)
+    step = step_of(tmp_path)
+    split: Any = None  # the trainer's stand-in reads no pictures
+    training.measured(step, split, "a case", "tf32", "made up", needs_gpu=needs_gpu)
+    assert len(step.faults) == (fault is not None)
+    assert all(str(fault) in told for told in step.faults)
+
+
 def test_latencies_that_do_not_fit_are_left_out() -> None:
     both = [latency.SUSTAINED, latency.RESTED]  # 3 s and 4.8 s of a row, which is opened in 1.5 s
     found = [latency.fits(left_s, 10, both) for left_s in (44.0, 46.0, 92.0, 94.0)]
@@ -269,7 +366,7 @@ def test_an_ap_unlike_the_cpus_is_wrong(
     search_passes.equal_accuracy(step)
     assert len(step.faults) == (lost > 0)
     (record,) = step.store.read()
-    assert f"difference of AP from the CPU's {100 * lost:.3f} points" in str(record.campaign)
+    assert f"difference of AP from the CPU's {100 * lost:.3f} points" in str(record.agreement)
 
 
 NCU = """
@@ -292,19 +389,43 @@ def test_the_figures_of_ncu() -> None:
 
 @pytest.mark.parametrize(
     ("prints", "code", "faults"),
-    [(NCU, 0, 0), ("==ERROR== ERR_NVGPUCTRPERM", 1, 0), ("killed", 1, 1), ("", 0, 1)],
-    ids=["figures", "denied", "failed", "nothing"],
+    [(NCU, 0, 0), ("killed", 1, 1), ("", 0, 1)],
+    ids=["figures", "failed", "nothing"],
 )
-def test_ncu_that_sees_nothing_is_a_failure_unless_denied(
+def test_ncu_that_sees_nothing_is_a_failure(
     prints: str, code: int, faults: int, tmp_path: Path
 ) -> None:
-    program = tmp_path / "ncu"
-    program.write_text(f"#!{sys.executable}\nprint({prints!r})\nraise SystemExit({code})\n")
-    program.chmod(0o755)
     step = step_of(tmp_path)
-    ncu.profiled(step, str(program))
+    ncu.profiled(step, ncu_that(tmp_path, prints, code))
     assert len(step.faults) == faults, step.faults
     assert prints.strip() in (tmp_path / "ncu.txt").read_text()
+
+
+def ncu_that(folder: Path, prints: str, code: int) -> str:
+    program = folder / "ncu"
+    program.write_text(f"#!{sys.executable}\nprint({prints!r})\nraise SystemExit({code})\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"), [(False, "it is not installed"), (True, "denies the counters")]
+)
+def test_ncu_without_program_or_permission_is_absent(
+    installed: bool,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    denies = ncu_that(tmp_path, "==ERROR== ERR_NVGPUCTRPERM", 1) if installed else None
+    monkeypatch.setattr(ncu, "tool", lambda name: denies)
+    monkeypatch.setattr(Step, "on_gpu", True)
+    monkeypatch.setattr(sys, "argv", ["ncu", "--out", f"{tmp_path}/a.jsonl", "--device", "cpu"])
+    with pytest.raises(SystemExit) as ended:
+        ncu.main()
+    assert ended.value.code == ABSENT
+    assert reason in capsys.readouterr().out.splitlines()[-1]
 
 
 def ended(pid: int) -> bool:

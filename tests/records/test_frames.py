@@ -101,7 +101,9 @@ def test_keys_of_dictionaries_are_columns_and_lists_are_json():
     record = measured()
     latency = replace(record.latency, gpu=GpuState(throttled_s={"power": 1.5, "heat": 0.0}))
     record = replace(record, latency=latency, parts=("a", "b"), env={"torch": "2.13"})
+    record = replace(record, agreement="difference 0")
     table = frame([record])
+    assert table["agreement"].tolist() == ["difference 0"]
     assert table["latency.gpu.throttled_s.power"][0] == 1.5
     assert table["latency.gpu.throttled_s.heat"][0] == 0
     assert table["env.torch"][0] == "2.13"

@@ -57,6 +57,7 @@ def test_the_id_of_a_fixed_record_is_frozen():
             "env": {"torch": "2.13"},
             "started_at": "2025-01-01T00:00:00+00:00",
             "campaign": "other",
+            "agreement": "relative difference from grid_sample in float64 2.1e-07",
         },
         {"artifact": ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp32", 2000)},
     ],

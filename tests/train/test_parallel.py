@@ -86,6 +86,26 @@ def test_two_processes_resume_bit_for_bit(split: CocoSplit, tmp_path: Path) -> N
     assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("backends", "fits"),
+    [("cuda:nccl", False), ("cpu:gloo,cuda:nccl", True), ("cuda:nccl,cpu:gloo", True)],
+)
+def test_a_group_without_a_backend_for_the_cpu_is_refused(
+    backends: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the group that a caller made, because NCCL needs GPUs."""
+    monkeypatch.setattr(parallel.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(parallel.dist, "get_backend_config", lambda: backends)
+    monkeypatch.setattr(parallel.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(parallel.dist, "get_world_size", lambda: 2)
+    if fits:
+        assert Ranks.current() == Ranks(1, 2)
+        return
+    with pytest.raises(InputError, match="none of them for tensors on the CPU") as refused:
+        Ranks.current()
+    assert 'init_process_group("cpu:gloo,cuda:nccl")' in str(refused.value)
+
+
 def test_what_stops_one_process_stops_the_run_with_its_reason(folder: Path, tmp_path: Path) -> None:
     """Every image of the set is broken on disk after the split was read, so the other process's
     loader fails.
