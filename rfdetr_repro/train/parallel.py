@@ -43,14 +43,16 @@ class Ranks:
         """
         if not dist.is_available() or not dist.is_initialized():
             return cls()
+        found = cls(dist.get_rank(), dist.get_world_size())
         backends = dist.get_backend_config()  # like "cpu:gloo,cuda:nccl"
-        if "cpu" not in [pair.partition(":")[0] for pair in backends.split(",")]:
+        on_cpu = any(pair.startswith("cpu:") for pair in backends.split(","))
+        if found.size > 1 and not on_cpu:
             raise InputError(
-                f"the torch.distributed group has the backends {backends}, none of them for tensors "
-                f"on the CPU, which this training exchanges too",
+                f"the torch.distributed group has no backend for tensors on the CPU ({backends}), "
+                f"which the processes exchange too",
                 hint=f'call init_process_group("{ON_GPUS}")',
             )
-        return cls(dist.get_rank(), dist.get_world_size())
+        return found
 
     def part(self, count: int) -> slice:
         """This rank's consecutive share of ``count`` items; the first ranks get one item more where
