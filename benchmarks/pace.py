@@ -30,7 +30,7 @@ from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.ops.device import choose_device, named, peak_bytes, products
 from rfdetr_repro.spec.errors import run_main
-from rfdetr_repro.spec.presets import preset
+from rfdetr_repro.spec.presets import Preset, preset
 from rfdetr_repro.spec.train_config import PRECISIONS, TrainConfig
 from rfdetr_repro.train.losses import detection_losses
 from rfdetr_repro.train.mask_points import PointDraws
@@ -108,7 +108,7 @@ def trainer_for(
     folder: Path,
     device: torch.device,
     *,
-    size: str = "nano",
+    size: str | Preset = "nano",
     batch: int = 16,
     precision: str = "auto",
     threads: int | None = None,
@@ -117,7 +117,7 @@ def trainer_for(
     """A trainer of a fixed size with random weights and without masks, which has not begun.
     ``settings``: other fields of its recipe.
     """
-    row = preset(size)
+    row = preset(size) if isinstance(size, str) else size
     row = replace(row, model=replace(row.model, masks=False))
     # as many steps as nobody takes here
     config = TrainConfig(steps=10**6, batch_size=batch, precision=precision, **dict(settings or {}))

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_steps.step import SOURCE, Step
+from benchmarks.gpu_steps.step import SOURCE, TOY, Step
 from benchmarks.subjects import random_meta
 from rfdetr_repro.bench.cells import Context, Row
 from rfdetr_repro.bench.confirm import confirm_all
@@ -36,7 +36,7 @@ from rfdetr_repro.records.record import Latency
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.bfloat16 import computed_in
-from rfdetr_repro.spec.presets import PICO, PRESETS
+from rfdetr_repro.spec.presets import PRESETS
 from rfdetr_repro.spec.protocol import Protocol
 
 SIZES = ("nano", "small", "medium", "large", "seg-nano", "seg-medium")
@@ -51,9 +51,9 @@ OPENING_S = 1.5  # of a session: the model is put together, moved and captured
 
 def exported(name: str, folder: str) -> str:
     """Exports a size with seeded random weights; returns the file's path."""
-    row = PICO if name == "pico" else PRESETS[name]
+    row = TOY if name == "toy" else PRESETS[name]
     torch.manual_seed(0)
-    torch.set_num_threads(1 if name == "pico" else 2)
+    torch.set_num_threads(1 if name == "toy" else 2)
     model = replace(row.model, groups=1)
     detector = Detector(model, row.arch).eval().slice(row.arch)
     meta = random_meta(name, model.num_classes)
@@ -64,7 +64,7 @@ def artifacts(step: Step, folder: str) -> dict[tuple[str, str], Artifact]:
     """(size, precision) -> file; the files are made by several processes at once. A session
     computes its float32 file in the precision.
     """
-    sizes = ("pico",) if step.toy else SIZES
+    sizes = ("toy",) if step.toy else SIZES
     precisions = PRECISIONS[:2] if step.toy else PRECISIONS
     with ProcessPoolExecutor(len(sizes), mp_context=get_context("spawn")) as pool:
         paths = list(pool.map(exported, sizes, [folder] * len(sizes)))

@@ -43,9 +43,10 @@ def equal_accuracy(step: Step) -> None:
     """APs of the same passes on both devices, and the times."""
     count = 1 if step.toy else BACKBONES
     with tempfile.TemporaryDirectory() as temporary:
-        images = 4 if step.toy else 100
-        config = EmbeddedConfig(train_images=4, val_images=images, test_images=4)
-        data = write_embedded(Path(temporary) / "data", config, workers=1 if step.toy else 16)
+        images = 2 if step.toy else 100
+        config = EmbeddedConfig(val_images=images)
+        workers = 1 if step.toy else 16
+        data = write_embedded(Path(temporary) / "data", config, workers=workers, splits=("val",))
         detector, _, _ = load_supernet(PICO_WEIGHTS)
         split = read_split(data, "val")
         groups = spread(PICO_SPACE, count)
@@ -93,12 +94,13 @@ def cost(step: Step) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = step.on_gpu
     detector = Detector(model.model, model.arch).eval().to(step.device)
     measure = event_ms if step.on_gpu else host_ms
+    batch = 1 if step.toy else BATCH
     for group in spread(space, 2 if step.toy else 6):
         if step.left_s < 5:
             step.say("the other backbones are left out: the step's time is over")
             return
         first = group[0]
-        images = torch.rand(BATCH, 3, *first.input_hw, device=step.device)
+        images = torch.rand(batch, 3, *first.input_hw, device=step.device)
         depths = sorted({arch.decoder_layers for arch in group})
         queries = sorted({arch.queries for arch in group})
 
@@ -119,14 +121,18 @@ def cost(step: Step) -> None:
             )
 
         shared()
-        ms = measure(shared, 2 if step.toy else 5)
+        rounds = 1 if step.toy else 5
+        ms = measure(shared, rounds)
         name = f"shared pass of {first.key}, {len(group)} configurations"
         step.record(
             ModelId("search", name, weights="random"),
-            Latency(ms, num_samples=5, images_per_s=1e3 * BATCH / ms),
-            Protocol("sustained", "device", 0.0, min_samples=5, max_samples=5, batch=BATCH),
+            Latency(ms, num_samples=rounds, images_per_s=1e3 * batch / ms),
+            Protocol(
+                "sustained", "device", 0.0, min_samples=rounds, max_samples=rounds, batch=batch
+            ),
         )
-        step.say(f"{name}: {ms / BATCH:.2f} ms a picture, batch {BATCH}, TF32")
+        products = "TF32" if step.on_gpu else "float32"
+        step.say(f"{name}: {ms / batch:.2f} ms a picture, batch {batch}, {products}")
 
 
 def main() -> None:

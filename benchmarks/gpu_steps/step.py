@@ -16,10 +16,32 @@ from benchmarks.gpu import ABSENT, WRONG
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.records.record import Cost, Latency, Machine, ModelId, Record
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.clock import utc_now
+from rfdetr_repro.spec.presets import PICO, Preset
 from rfdetr_repro.spec.protocol import Protocol
 
 SOURCE = "gpu"  # of the Records
+# a model of every part, windows and several decoder layers included, that a processor runs at once
+TOY = Preset(
+    replace(
+        PICO.model,
+        vit_dim=32,
+        vit_heads=2,
+        vit_depth=2,
+        feature_stages=(1, 2),
+        global_blocks=(1,),
+        hidden=32,
+        self_heads=2,
+        cross_heads=4,
+        ffn=64,
+        queries=10,
+        groups=2,
+        pos_grid=8,
+    ),
+    Arch(64, 16, 2, 2, 10),
+    note="to try a step of the GPU run",
+)
 
 
 @dataclass

@@ -114,7 +114,7 @@ def main() -> None:
     """Composes the data, trains, compares and evaluates."""
     step = Step.of("supernet", __doc__)
     steps = 3 if step.toy else STEPS
-    images = 8 if step.toy else IMAGES
+    images = 4 if step.toy else IMAGES
     held_out = 2 if step.toy else 150
     torch.set_num_threads(1 if step.toy else 8)
     with tempfile.TemporaryDirectory() as temporary:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks import pace
-from benchmarks.gpu_steps.step import Step
+from benchmarks.gpu_steps.step import TOY, Step
 from rfdetr_repro.bench.machine import usable_cores
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.device_input import filters_of, joined_pixels
@@ -30,6 +30,7 @@ from rfdetr_repro.data.network_input import View, network_input
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.records.record import Latency, ModelId
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.protocol import Protocol
 
 BATCH = 16
@@ -73,7 +74,7 @@ def measured(
         return
     batch = 2 if step.toy else BATCH
     with tempfile.TemporaryDirectory() as folder:
-        size = "pico" if step.toy else "nano"
+        size = TOY if step.toy else preset("nano")
         try:
             trainer = pace.trainer_for(
                 split,
