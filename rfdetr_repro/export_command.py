@@ -2,7 +2,8 @@
 
 python -m rfdetr_repro.export --model runs/embedded --arch r128-p16-w1-d2-q25 --out model.onnx
 
-The command stands above the benchmark, whose AP decides whether an INT8 file is written.
+The command stands above the benchmark, whose AP decides whether an INT8 file is written, and above
+the runtimes, on which an engine is compared with its ONNX file.
 """
 
 from __future__ import annotations
@@ -133,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             tensorrt.BuildOptions(batches=args.batches),
             name=args.out.name if named else None,
         )
-        print(tensorrt.summary(engine))
+        from rfdetr_repro.runtime.engine_check import checked_when_built
+
+        print(tensorrt.summary(engine, checked_when_built(engine, artifact, args.to)))
 
 
 def _check(args: argparse.Namespace) -> None:

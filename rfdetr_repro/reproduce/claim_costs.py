@@ -20,7 +20,7 @@ from rfdetr_repro.spec.metrics import plural
 from rfdetr_repro.train.trainer import Trainer
 
 from .claim_studies import PRETRAINING, SPLIT, StudyRequest, left_of_given, stored_records
-from .claim_trainings import detections, prepared
+from .claim_trainings import Prepared, detections, prepared
 
 log = logging.getLogger(__name__)
 
@@ -61,32 +61,45 @@ def cost_of(
         return Cost(words, GIVEN_S * count)
     seconds = 0.0
     parts = []
-    trainings: set[str] = set()
     stored = before = 0
+    trainings: set[str] = set()
     for side in study.trained:
-        left = []
-        for seed in range(request.seeds):
-            ready = prepared(request.scale, side, seed, splits["train"], splits.get(PRETRAINING))
-            if stored_records(request, ready, splits[SPLIT]) is not None:
-                stored += 1
-            elif ready.sha256 in planned:
-                before += 1
-            else:
-                left.append(ready.sha256)
-        if left:
-            trainings |= set(left)
-            step, evaluation = probed(request, side, splits)
-            seconds += len(left) * (step * request.steps + evaluation)
-            parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
-            if ready.pretraining is not None and ready.pretraining.sha256 not in trainings:
-                trainings.add(ready.pretraining.sha256)
-                seconds += step * ready.pretraining.recipe.train.steps
+        every = [
+            prepared(request.scale, side, seed, splits["train"], splits.get(PRETRAINING))
+            for seed in range(request.seeds)
+        ]
+        new = [one for one in every if stored_records(request, one, splits[SPLIT]) is None]
+        left = [one for one in new if one.sha256 not in planned]
+        stored += len(every) - len(new)
+        before += len(new) - len(left)
+        if not left:
+            continue
+        step, evaluation = probed(request, side, splits)
+        seconds += len(left) * (step * request.steps + evaluation)
+        parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
+        pretraining = _pretraining_left(request, left[0], {*trainings, *planned})
+        if pretraining is not None:
+            trainings.add(pretraining.sha256)
+            seconds += step * pretraining.recipe.train.steps
+        trainings |= {one.sha256 for one in left}
     words = f"{study.id}: {request.scale.words}; {', '.join(parts) or 'nothing to train'}"
     if stored:
         words += f"; {plural(stored, 'training')} stored"
     if before:
         words += f"; {plural(before, 'training')} of a study before"
     return Cost(words, seconds, frozenset(trainings))
+
+
+def _pretraining_left(
+    request: StudyRequest, ready: Prepared, planned: Collection[str]
+) -> Prepared | None:
+    """The pretraining of a side, the same for all its seeds, if it is neither complete nor planned
+    already.
+    """
+    found = ready.pretraining
+    if found is None or found.sha256 in planned or found.complete(request.folder):
+        return None
+    return found
 
 
 def probed(

@@ -51,6 +51,7 @@ from rfdetr_repro.spec.train_config import (
     of_length,
     with_settings,
 )
+from rfdetr_repro.train.model_files import MODEL
 from rfdetr_repro.train.prepare import cpu_weights, start_of
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run import TrainRequest
@@ -191,17 +192,26 @@ class Prepared:
 
     def request(self, folder: Path, device: torch.device, processes: int | None) -> TrainRequest:
         """The request of the training, in a folder of its own below ``folder``."""
-        seed = self.recipe.train.seed
-        name = f"{self.side.variant.replace(' ', '-').replace(',', '')}-{seed}-{self.sha256[:8]}"
         return TrainRequest(
             recipe=self.recipe,
             split=self.split,
-            folder=folder / name,
+            folder=self._place(folder),
             initial=self.initial,
             device=device,
             processes=processes,
             hooks=self.hooks or None,
         )
+
+    def complete(self, folder: Path) -> bool:
+        """Whether the training below ``folder`` has ended, with the model file that it then
+        writes.
+        """
+        return (self._place(folder) / MODEL).is_file()
+
+    def _place(self, folder: Path) -> Path:
+        seed = self.recipe.train.seed
+        name = f"{self.side.variant.replace(' ', '-').replace(',', '')}-{seed}-{self.sha256[:8]}"
+        return folder / name
 
 
 def prepared(

@@ -7,8 +7,10 @@ detections that has to agree is measured against the file itself: the exact runt
 images with an error of the size of the engine's rounding, and the engine has to agree with it
 nearly as well as it agrees with itself.
 
-A passed check is kept beside the engine, in ``ENGINE.agreement.json``, for this engine, GPU and
-rule. Without an exact runtime the agreement is unknown, which is said each time.
+``export --to tensorrt`` checks an engine as soon as it is built, where the machine can run it, and
+every opening of an engine checks it. A passed check is kept beside the engine, in
+``ENGINE.agreement.json``, for this engine, GPU and rule. Without an exact runtime the agreement is
+unknown, which is said each time.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .matching import differences, match
 from .session import Array, Detections, OrtSession, Session
+from .tensorrt import TrtSession
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +115,7 @@ def check_engine(
 
     ``source``: the ONNX file of the engine; None: it is looked for in the engine's folder.
     ``threads``: of the exact runtime. A check that this engine has passed before is not repeated.
-    Raises :class:`StatedFailure` where the engine disagrees.
+    Raises :class:`EngineDisagrees` where the engine disagrees.
     """
     allowed = allowed_for(engine.manifest)
     kept = _Kept(engine, gpu, allowed)
@@ -133,13 +136,39 @@ def check_engine(
             f"rounding alone changes {1 - found.steady:.0%} of the detections of its ONNX file",
         )
     if not found.finite or not found.agreeing >= allowed.share * found.steady:
-        raise StatedFailure(
+        raise EngineDisagrees(
             f"{engine.path}: the engine disagrees with its ONNX file on {name}: {found}, and "
             f"{allowed.share * found.steady:.1%} must agree; {_advice(engine.manifest)}"
         )
     log.info(f"{engine.path} agrees with its ONNX file on {name}: {found}")
     kept.keep(name, found)
     return name
+
+
+class EngineDisagrees(StatedFailure):
+    """The engine computes something else than its ONNX file."""
+
+
+def checked_when_built(engine: Artifact, source: Artifact, backend: str) -> str:
+    """Whether the outputs of an engine that was just built are those of ``source``, in words;
+    "unknown" and why on a machine without a GPU that runs the engine.
+
+    Removes an engine that disagrees, and raises :class:`EngineDisagrees`.
+    """
+    unknown = "whether its outputs are those of the ONNX file is unknown"
+    try:
+        session = TrtSession(engine, backend, cuda_graph=False)
+    except InputError as error:
+        return f"{unknown} until it is first opened: {first_line(error)}"
+    try:
+        found = check_engine(session, engine, source, gpu=str(session.device.gpu))
+    except EngineDisagrees as error:
+        for path in (engine.path, manifest_path(engine.path)):
+            path.unlink(missing_ok=True)
+        raise EngineDisagrees(f"{error}; the engine has been removed") from error
+    finally:
+        session.close()
+    return unknown if found == UNKNOWN else f"its outputs are those of the ONNX file on {found}"
 
 
 class _NotRunError(Exception):

@@ -42,6 +42,7 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.reproduce import claim_costs, claim_studies
 from rfdetr_repro.reproduce.claim_costs import cost_of
 from rfdetr_repro.reproduce.claim_studies import (
+    PRETRAINING,
     RECORDS,
     StudyRequest,
     mixing,
@@ -214,7 +215,12 @@ def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
     )
     splits = read_data(request)
     monkeypatch.setattr(claim_costs, "probed", lambda *_: (1.0, 5.0))
-    assert cost_of(request, splits).seconds == 2 * (1 + 5) + 4  # a pretraining of four steps
+    cost = cost_of(request, splits)
+    assert cost.seconds == 2 * (1 + 5) + 4  # a pretraining of four steps
+    (side,) = request.study.trained
+    before = prepared(request.scale, side, 0, splits["train"], splits[PRETRAINING]).pretraining
+    planned = {before.sha256}  # by a study before this one
+    assert cost_of(request, splits, planned).seconds == 2 * (1 + 5)
     started = []
     real = claim_studies.train
 
@@ -242,6 +248,10 @@ def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
     started.clear()
     again = replace(request, known=records)
     assert run_study(again, splits) == records and not started
+    # one seed more needs no other pretraining
+    assert cost_of(replace(again, seeds=3), splits).seconds == 1 + 5
+    elsewhere = replace(again, seeds=3, folder=tmp_path / "elsewhere")
+    assert cost_of(elsewhere, splits).seconds == (1 + 5) + 4
 
 
 @pytest.mark.slow

@@ -6,23 +6,28 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from samples_export import ARCH, meta, tiny_artifact, tiny_detector
 from samples_tensorrt import T4, FakeTrt, Setup
 
-from rfdetr_repro.export import plugin
+from rfdetr_repro import export_command
+from rfdetr_repro.export import deployed, plugin
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.half import half_artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.export.tensorrt import engine as build_module
 from rfdetr_repro.runtime import engine_check as module
+from rfdetr_repro.runtime import tensorrt as session_module
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.engine_check import EXACT, HALF, Comparison, allowed_for
-from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 
 Change = Callable[[str, np.ndarray], np.ndarray]
 
@@ -90,6 +95,59 @@ def test_an_engine_with_other_outputs_is_refused(setup: Setup, name: str) -> Non
     assert not kept(setup).exists() and setup.device.log[-1] == "close"
     with pytest.raises(StatedFailure, match="disagrees"):  # no second try passes
         open_session(setup.onnx, "tensorrt", threads=1)
+
+
+@pytest.fixture
+def export(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """``export --to BACKEND`` of a tiny model; returns the exit code."""
+    given = SimpleNamespace(detector=tiny_detector().slice(ARCH), meta=lambda name: meta())
+    monkeypatch.setattr(deployed, "loaded_weights", lambda *_: given)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", FakeTrt("1.7.0", setup.device))  # type: ignore[arg-type]
+    (tmp_path / "weights.pth").write_bytes(b"")
+
+    def run(backend: str) -> int:
+        argv = ["--model", str(tmp_path / "weights.pth"), "--to", backend]
+        return run_main(export_command.main, [*argv, "--out", str(tmp_path / "new.engine")])
+
+    return run
+
+
+def test_an_engine_is_checked_when_it_is_built(
+    setup: Setup, export: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export("tensorrt") == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.endswith("; its outputs are those of the ONNX file on onnxruntime")
+    assert (tmp_path / "new.engine.agreement.json").is_file() and setup.device.log[-1] == "close"
+
+
+def test_an_engine_that_disagrees_is_not_left(
+    setup: Setup, export: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup.trt.altered = WRONG["boxes"]
+    assert export("tensorrt") == 1
+    error = capsys.readouterr().err
+    assert "the engine disagrees with its ONNX file" in error
+    assert error.rstrip().endswith("the engine has been removed") and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.glob("new*")) == ["new.json", "new.onnx"]
+    assert setup.device.log[-1] == "close"
+
+
+def test_without_a_gpu_a_built_engine_is_unknown(
+    export: Callable[[str], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def none(*_: object) -> None:
+        raise InputError("there is no CUDA device")
+
+    for place in (build_module, session_module):
+        monkeypatch.setattr(place, "open_device", none)
+    assert export("tensorrt-rtx") == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert "is unknown until it is first opened: there is no CUDA device" in told
+    assert (tmp_path / "new.engine").is_file()
 
 
 def test_a_passed_check_is_not_repeated(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,9 @@ def test_a_group_without_a_backend_for_the_cpu_is_refused(
     if fits:
         assert Ranks.current() == Ranks(1, 2)
         return
-    with pytest.raises(InputError, match=r"no backend for tensors on the CPU \(cuda:nccl\)") as refused:
+    with pytest.raises(
+        InputError, match=r"no backend for tensors on the CPU \(cuda:nccl\)"
+    ) as refused:
         Ranks.current()
     assert 'init_process_group("cpu:gloo,cuda:nccl")' in str(refused.value)
 

@@ -194,7 +194,7 @@ def build_engine(
     taken for this one. ``name``: another file name, whose engine is always built anew. A file with
     an open batch gets a profile of ``options.batches``. ``chosen``: the device of this machine.
     Warns of a GridSample that the version is reported to compute wrongly. Outputs are not compared
-    here: ``runtime/engine_check.py`` does that when the engine is opened. Raises
+    here: ``runtime/engine_check.py`` does that. Raises
     :class:`InputError` without the package or the GPU, and for nodes that the parser refuses, which
     the error names.
     """
@@ -293,7 +293,7 @@ def _warn_of_grid_sample(trt: Any, backend: str, content: bytes, path: Path) -> 
         first = ".".join(map(str, WRONG_GRID_SAMPLE))
         log.warning(
             f"{path}: TensorRT from {first} on is reported to compute GridSample wrongly, and "
-            f"{trt.__version__} is installed; the engine's outputs are compared when it is opened "
+            f"{trt.__version__} is installed; the engine's outputs are compared before it is used "
             f"(--attention plugin exports the model without GridSample)"
         )
 
@@ -374,15 +374,17 @@ def _refused(parser: Any) -> str:
     )
 
 
-def summary(engine: Artifact) -> str:
-    """One line with path, size, precision of the layers and build time; the outputs have not been
-    compared yet, which it says.
+def summary(
+    engine: Artifact,
+    agreement: str = "its outputs are compared with those of the ONNX file when it is first opened",
+) -> str:
+    """One line with path, size, precision of the layers, build time, and what is known of the
+    outputs.
     """
     manifest = engine.manifest
     layers = ", ".join(f"{count} {kind}" for kind, count in manifest.census.items())
     types = f"{manifest.precision} (layers of the {manifest.build['census']}: {layers})"
     return (
         f"{engine.path}  {manifest.size_bytes / 1e6:.1f} MB  {types}  built in "
-        f"{manifest.build['seconds']} s for {manifest.build['gpu']}; its outputs are compared with "
-        f"those of the ONNX file when it is first opened"
+        f"{manifest.build['seconds']} s for {manifest.build['gpu']}; {agreement}"
     )
