@@ -32,6 +32,7 @@ TOY = Preset(
         feature_stages=(1, 2),
         global_blocks=(1,),
         hidden=32,
+        projector_blocks=1,
         self_heads=2,
         cross_heads=4,
         ffn=64,

@@ -50,6 +50,7 @@ def trained(
     planned: int,
     seed: int = 0,
     noted: Callable[[Losses], None] = lambda losses: None,
+    batch: int = PICO_TUNE.batch_size,
 ) -> tuple[Trainer, Losses, list[float]]:
     """The trainer after ``steps`` of ``planned`` steps, the losses of each and the times of their
     ends. ``noted`` is given the losses so far after every step.
@@ -58,6 +59,7 @@ def trained(
         PICO_TUNE,
         steps=planned,
         seed=seed,
+        batch_size=batch,
         precision="float32",
         evaluate_every=0,
         checkpoint_every=10**6,
@@ -115,6 +117,7 @@ def main() -> None:
     step = Step.of("supernet", __doc__)
     steps = 3 if step.toy else STEPS
     images = 4 if step.toy else IMAGES
+    batch = 2 if step.toy else PICO_TUNE.batch_size
     held_out = 2 if step.toy else 150
     torch.set_num_threads(1 if step.toy else 8)
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,7 +127,9 @@ def main() -> None:
         step.say(f"{images} pictures composed, {step.left_s:.0f} s left")
         split = read_split(folder / "data", "train")
         compared = 1 if step.toy else COMPARED
-        _, here, _ = trained(split, folder / "cpu", torch.device("cpu"), compared, steps)
+        _, here, _ = trained(
+            split, folder / "cpu", torch.device("cpu"), compared, steps, batch=batch
+        )
         splits = {
             name: read_split(folder / "data", name, split.classes) for name in ("val", "test")
         }
@@ -139,8 +144,8 @@ def main() -> None:
                 if first and len(there) == compared:  # at once: the step may be cut off later
                     agreement.append(compare(step, there, here))
 
-            trainer, _, ends = trained(split, run, step.device, steps, steps, seed, noted)
-            tell(step, ends, trainer.recipe.train.batch_size, seed, *agreement)
+            trainer, _, ends = trained(split, run, step.device, steps, steps, seed, noted, batch)
+            tell(step, ends, batch, seed, *agreement)
             rows = base_accuracies(trainer.state.averaged_detector(), splits)
             say_accuracies(step, rows, f"seed {seed}, after {steps} steps")
             if step.left_s < 1.2 * (before - step.left_s):
