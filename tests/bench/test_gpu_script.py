@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_steps import (
+    forked,
     latency,
     ncu,
     operators,
@@ -460,6 +461,28 @@ def test_a_step_that_hangs_is_ended_with_its_children(
             break
         time.sleep(0.1)
     assert ended(pid)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "left"),
+    [
+        ("import sys; print(*sys.argv); sys.exit(3)", 3, "a --toy"),
+        ("print('before'); 1 / 0", 1, "ZeroDivisionError"),
+        ("import os; print(os.environ['GIVEN'])", 0, "so"),
+        ("import time; print('begun', flush=True); time.sleep(600)", None, "begun"),
+    ],
+)
+def test_a_fork_is_as_a_program(
+    text: str, code: int | None, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forked, "SHARED", ())
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"forked_step_{code}"
+    (tmp_path / f"{name}.py").write_text(text)
+    log = tmp_path / "log"
+    limit_s = 1.0 if code is None else 60.0
+    assert forked.run((name, "a", "--toy"), log, {"GIVEN": "so"}, limit_s) == code
+    assert left in log.read_text()
 
 
 def test_slow_machines_are_waited_for_without_a_gpu(script: ModuleType, tmp_path: Path) -> None:

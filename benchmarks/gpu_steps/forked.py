@@ -1,0 +1,44 @@
+"""Runs steps as forks of this process, which imports PyTorch once, for the dry run, whose processor
+time would else be half imports. What runs is the same as by ``python -m``.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+
+SHARED = ("torch._dynamo", "benchmarks.gpu_steps.step", "rfdetr_repro.train.trainer")
+
+
+def run(
+    words: Sequence[str], log: Path, environment: Mapping[str, str], limit_s: float
+) -> int | None:
+    """Exit code of ``python -m WORDS`` whose output goes to ``log``; None if its time was over. The
+    whole group of processes is then ended.
+    """
+    for name in SHARED:  # imported and not used: no thread runs yet that a fork would lose
+        import_module(name)
+    process = get_context("fork").Process(target=_step, args=(words, log, environment))
+    process.start()
+    process.join(limit_s)
+    code = process.exitcode
+    if code is None and process.pid is not None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    return code
+
+
+def _step(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    os.setsid()
+    with log.open("w") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    os.environ.update(environment)
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
