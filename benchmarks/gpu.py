@@ -7,7 +7,7 @@ r"""Everything that needs a CUDA device, in two commands with a deadline each: t
 Needs PyTorch >= 2.10 built for CUDA, NumPy, SciPy, pytest and nvcc; no network. With pytest-xdist
 the tests run in six processes, without it in one, which may exceed their time. compute-sanitizer
 and ncu of the CUDA toolkit are used where they are installed. The order, and the seconds that each
-step may take, are those of ``--list``. A step is a process of its own (in a dry run, a fork): it writes its Records at
+step may take, are those of ``--list``. A step is a process of its own: it writes its Records at
 once, is ended when its time is over, and does not stop the others when it fails. A step that finds
 a wrong result goes on, and fails at its end. The folder then holds ``records.jsonl`` (all Records),
 ``summary.txt`` (all that was printed) and ``gpu.tar.gz`` (both, with logs and test results),
@@ -343,7 +343,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--dry-run",
         action="store_true",
-        help="run every measuring step at toy size on a CPU, each as a fork of one process, and the "
+        help="run every measuring step at toy size on a CPU, as a fork of this process, and the "
         "tests without a GPU",
     )
     found.add_argument("--list", action="store_true", help="print the steps and end")

@@ -39,6 +39,7 @@ def _step(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> No
     with log.open("w") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     os.environ.update(environment)
     sys.argv = list(words)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
