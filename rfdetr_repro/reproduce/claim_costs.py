@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,13 +75,13 @@ def cost_of(
         if not left:
             continue
         step, evaluation = probed(request, side, splits)
-        seconds += len(left) * (step * request.steps + evaluation)
+        seconds += sum(step * one.recipe.train.steps + evaluation for one in left)
         parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
-        pretraining = _pretraining_left(request, left[0], {*trainings, *planned})
-        if pretraining is not None:
-            trainings.add(pretraining.sha256)
-            seconds += step * pretraining.recipe.train.steps
-        trainings |= {one.sha256 for one in left}
+        earlier = _pretrainings_left(request, left, {*trainings, *planned})
+        if earlier:
+            step, _ = probed(request, earlier[0].side, splits)
+            seconds += sum(step * one.recipe.train.steps for one in earlier)
+        trainings |= {one.sha256 for one in (*earlier, *left)}
     words = f"{study.id}: {request.scale.words}; {', '.join(parts) or 'nothing to train'}"
     if stored:
         words += f"; {plural(stored, 'training')} stored"
@@ -90,16 +90,18 @@ def cost_of(
     return Cost(words, seconds, frozenset(trainings))
 
 
-def _pretraining_left(
-    request: StudyRequest, ready: Prepared, planned: Collection[str]
-) -> Prepared | None:
-    """The pretraining of a side, the same for all its seeds, if it is neither complete nor planned
+def _pretrainings_left(
+    request: StudyRequest, trainings: Sequence[Prepared], planned: Collection[str]
+) -> list[Prepared]:
+    """What has to be trained before ``trainings``, each once, and is neither complete nor planned
     already.
     """
-    found = ready.pretraining
-    if found is None or found.sha256 in planned or found.complete(request.folder):
-        return None
-    return found
+    found = {one.pretraining.sha256: one.pretraining for one in trainings if one.pretraining}
+    return [
+        one
+        for sha256, one in found.items()
+        if sha256 not in planned and not one.complete(request.folder)
+    ]
 
 
 def probed(

@@ -276,7 +276,10 @@ def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkey
         return real(one)
 
     monkeypatch.setattr(claim_studies, "train", counted)
-    records = run_study(request)
+    monkeypatch.setattr(claim_costs, "probed", lambda *_: (1.0, 5.0))
+    splits = read_data(request)
+    assert cost_of(request, splits).seconds == (3 + 5) + (2 + 5)
+    records = run_study(request, splits)
     (tuned,) = [one for one in records if one.model.variant == TUNED_AFTER]
     supernet, again, further = started
     # the second request finds the supernet complete
@@ -301,6 +304,10 @@ def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkey
         "3.2": 0,
         "3.3": 0,
     }
+    supernets = [one for one in records if one is not tuned]
+    # without its folder the supernet has to be trained again
+    elsewhere = replace(request, known=supernets, folder=tmp_path / "elsewhere")
+    assert cost_of(elsewhere, splits).seconds == (2 + 5) + 3
     started.clear()
     assert run_study(replace(request, known=records)) == records and not started
 
