@@ -151,6 +151,25 @@ struct HeadGradient {
     }
   }
 
+  // Like scatter in place, but without additions to corners outside the map: there the weight 0 makes NaN of an upstream
+  // gradient that is not finite. Slow, because it is needed for such gradients only.
+  RFDETR_ONCE void scatter_inside(HeadSamples<A>& samples, const T* upstream, const A* value, A* sums, int count) const {
+    for (int j = 0; j < count; ++j) {
+      const T* up = upstream + samples.upstream[j];
+      for (int k = 0; k < 4; ++k) {
+        A total = 0;
+        if (samples.inside[j] != 0 && samples.visible[k][j] != 0) {
+          const int64_t corner = samples.cell[j] + (k % 2 ? samples.east[j] : 0) + (k / 2 ? samples.south[j] : 0);
+          for (int64_t c = 0; c < channels; ++c) {
+            const A u = widen<A>(up + c);
+            total += u * value[corner * channels + c], sums[corner * channels + c] += samples.weight[k][j] * u;
+          }
+        }
+        samples.dot[4 * j + k] = total;
+      }
+    }
+  }
+
   RFDETR_INLINE void sum_lanes(const V (&dot)[4 * kBlock], A* to) const {
     if constexpr (kBlock == 4) {
       sums_of_16(dot, to);
@@ -161,11 +180,12 @@ struct HeadGradient {
     }
   }
 
-  // The samples of the heads from m on of image b in queries begin..end.
-  template <bool kInPlace>
-  void sweep(const Attention& call, const Gradients& to, int64_t b, int64_t m, int64_t begin, int64_t end,
+  // The samples of the heads from m on of image b in queries begin..end. Returns false if an upstream gradient may not be finite.
+  template <bool kInPlace, bool kInside>
+  bool sweep(const Attention& call, const Gradients& to, int64_t b, int64_t m, int64_t begin, int64_t end,
              HeadSamples<A>& samples, const A* value, A* sums) const {
     const int64_t set = samples.per_set, stride = problem.heads * set;
+    bool finite = true;
     for (int64_t q = begin; q < end; q += samples.chunk) {
       const int queries = int(min_of(samples.chunk, end - q)), count = queries * samples.per_query;
       const int64_t query = b * problem.queries + q, first = query * stride + m * set;
@@ -175,11 +195,18 @@ struct HeadGradient {
         softmax(samples.share, queries * samples.sets, samples.per_set);
       }
       const T* upstream = static_cast<const T*>(to.upstream) + query * row + m * channels;
-      scatter<kInPlace>(samples, upstream, value, sums, count, samples.template locate<kInPlace>(count));
-      samples.template differentiate<kInPlace>(count);
+      const bool all = samples.template locate<kInPlace>(count);
+      if constexpr (kInside) {
+        scatter_inside(samples, upstream, value, sums, count);
+      } else {
+        scatter<kInPlace>(samples, upstream, value, sums, count, all);
+        if (kInPlace) finite &= samples.finite(count);
+      }
+      samples.differentiate(count);
       if (call.boxes) samples.differentiate_softmax(queries);
       samples.write(static_cast<A*>(to.points) + 2 * first, static_cast<A*>(to.weights) + first, stride, queries);
     }
+    return finite;
   }
 
   // `heads` heads of image b from head m on; `maps` holds numbers() for each: their borders are zero. A head's sums run
@@ -192,20 +219,25 @@ struct HeadGradient {
     for (int64_t q = 0; q < problem.queries; q += turn) {
       for (int h = 0; h < heads; ++h) {
         A* const map = maps + h * numbers();
-        sweep<false>(call, to, b, m + h, q, min_of(q + turn, problem.queries), samples, map, map + channels);
+        sweep<false, false>(call, to, b, m + h, q, min_of(q + turn, problem.queries), samples, map, map + channels);
       }
     }
     unpack(maps, static_cast<T*>(to.value) + first, heads);
   }
 
-  // As many heads as `samples` has, of image b from head m on, without maps: the sums are the result.
+  // As many heads as `samples` has, of image b from head m on, without maps: the sums are the result. They are made again where
+  // the fast way may have spoilt them.
+  template <bool kInside>
   void in_place(const Attention& call, const Gradients& to, int64_t b, int64_t m, HeadSamples<A>& samples) const {
     const int64_t first = b * problem.pixels * row + m * channels;
     A* const sums = static_cast<A*>(to.value) + first;
     for (int64_t pixel = 0; pixel < problem.pixels; ++pixel) {
       memset(sums + pixel * row, 0, sizeof(A) * size_t(samples.sets * channels));
     }
-    sweep<true>(call, to, b, m, 0, problem.queries, samples, static_cast<const A*>(call.value) + first, sums);
+    const A* const value = static_cast<const A*>(call.value) + first;
+    if (!sweep<true, kInside>(call, to, b, m, 0, problem.queries, samples, value, sums)) {
+      in_place<true>(call, to, b, m, samples);
+    }
   }
 
   // Whether packing the maps would cost more than it saves: few samples to a pixel, or maps that the second-level cache nearly
@@ -234,7 +266,7 @@ struct HeadGradient {
         packed(call, to, b, m, int(heads), *samples, maps.data);
       } else {
         if (heads != samples->sets) samples = new (scratch.data) HeadSamples<A>(problem, int(heads), true);
-        in_place(call, to, b, m, *samples);
+        in_place<false>(call, to, b, m, *samples);
       }
     }
   }

@@ -39,7 +39,7 @@ struct HeadSamples {
   alignas(64) int64_t upstream[kRow];                 // of the sample: upstream gradient, counted from the chunk's first number
   alignas(64) I inside[kRow], cell[kRow];             // -1, or 0: contributes nothing
   alignas(64) I east[kRow], south[kRow];              // in place only
-  alignas(64) I visible[4][kRow];                     // in place only: -1, or 0: the corner is outside the map
+  alignas(64) I visible[4][kRow];                     // -1, or 0: the corner is outside the map
   alignas(64) A dx[kRow], dy[kRow], weight[4][kRow];  // weight: bilinear weight x share
   alignas(64) A dot[4 * kRow], grad_weight[kRow];     // upstream . corner, four to a sample
 
@@ -116,14 +116,12 @@ struct HeadSamples {
       const F right = fx * factor, bottom = fy * right, bottom_left = fy * factor - bottom, top_right = right - bottom;
       F corner[4] = {(one - fx) * (one - fy) * factor, top_right, bottom_left, bottom};
       const N begin = load<I, kLanes>(start + j), step = load<I, kLanes>(pitch + j);
+      const N has_left = left >= 0, has_right = left + 1 < convert<N>(sx), has_top = top >= 0,
+              has_bottom = top + 1 < convert<N>(sy);
+      const N seen[4] = {has_left & has_top, has_right & has_top, has_left & has_bottom, has_right & has_bottom};
+      for (int k = 0; k < 4; ++k) store_vector<I, kLanes>(visible[k] + j, seen[k]);
       if constexpr (kInPlace) {
-        const N has_left = left >= 0, has_right = left + 1 < convert<N>(sx), has_top = top >= 0,
-                has_bottom = top + 1 < convert<N>(sy);
-        const N seen[4] = {has_left & has_top, has_right & has_top, has_left & has_bottom, has_right & has_bottom};
-        for (int k = 0; k < 4; ++k) {
-          store_vector<I, kLanes>(visible[k] + j, seen[k]);
-          corner[k] = seen[k] ? corner[k] : zero;
-        }
+        for (int k = 0; k < 4; ++k) corner[k] = seen[k] ? corner[k] : zero;
         store_vector<I, kLanes>(cell + j, begin + (top & has_top) * step + (left & has_left) * rows);
         store_vector<I, kLanes>(east + j, (none + rows) & has_left & has_right);
         store_vector<I, kLanes>(south + j, step & has_top & has_bottom);
@@ -140,15 +138,21 @@ struct HeadSamples {
     return each != 0;
   }
 
-  // From `dot`: points becomes d location, grad_weight d weight.
-  template <bool kInPlace>
+  // Whether all numbers of `dot` are finite, which they are not if the upstream gradient of one of the samples is not.
+  RFDETR_ONCE bool finite(int count) const {
+    A sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < 4 * count; ++j) sum += A(0) * dot[j];
+    return sum == A(0);
+  }
+
+  // From `dot`: points becomes d location, grad_weight d weight. A corner outside the map counts as 0, also where its product is
+  // not: in place it is a neighbour's, and 0 times infinity is NaN in a packed map.
   RFDETR_ONCE void differentiate(int count) {
 #pragma omp simd
     for (int j = 0; j < count; ++j) {
-      A corner[4] = {dot[4 * j], dot[4 * j + 1], dot[4 * j + 2], dot[4 * j + 3]};
-      if constexpr (kInPlace) {
-        for (int k = 0; k < 4; ++k) corner[k] = visible[k][j] ? corner[k] : A(0);
-      }
+      A corner[4] = {dot[4 * j], dot[4 * j + 1], dot[4 * j + 2], dot[4 * j + 3]};  // read unasked: that is faster
+      for (int k = 0; k < 4; ++k) corner[k] = visible[k][j] ? corner[k] : A(0);
       const A top = corner[1] - corner[0], bottom = corner[3] - corner[2];
       const A upper = corner[0] + dx[j] * top, down = corner[2] + dx[j] * bottom - upper;
       grad_weight[j] = upper + dy[j] * down;

@@ -243,6 +243,37 @@ def test_points_outside_contribute_nothing(device: str, bad: float) -> None:
         torch.testing.assert_close(out, ms_deform_attn(value, levels, inside, weights * mask))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_infinite_gradients_do_not_leave_the_map(dtype: torch.dtype, channels: int) -> None:
+    """A corner outside the map gets nothing, not 0 times infinity: on the CPU all heads are taken
+    in packed maps, because they exceed 3 MB, and few heads in place.
+    """
+    levels, queries, few = [(40, 40)], 801, 4
+    heads = 4 + 3 * 2**20 // (2 * dtype.itemsize * 1600 * channels)
+    sizes = {"batch": 1, "queries": queries, "heads": heads, "channels": channels}
+    inputs = sample_inputs(levels, dtype=dtype, away_from_knots=True, **sizes)
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(1, queries, heads, channels, generator=generator, dtype=dtype)
+    upstream[0, ::7, :, 3], upstream[0, 3::9, :, 2] = float("inf"), -float("inf")
+    upstream[0, 5::50, :, 1] = float("nan")
+
+    def gradients(count: int) -> tuple[torch.Tensor, ...]:
+        value, *others = (tensor[:, :, :count].contiguous() for tensor in inputs)
+        first = upstream[:, :, :count].reshape(1, queries, -1), value, flat(levels)
+        return torch.ops.rfdetr.ms_deform_attn_backward(*first, *others, False)
+
+    packed = [tensor[:, :, :few] for tensor in gradients(heads)]
+    for ours, theirs in zip(gradients(few), packed, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3, equal_nan=True)
+    exact = [tensor[:, :, :few].double().requires_grad_() for tensor in inputs]
+    out = ms_deform_attn_reference(exact[0], levels, *exact[1:])
+    given = upstream[:, :, :few].reshape(1, queries, -1).double()
+    (expected,) = torch.autograd.grad(out, exact[:1], given)
+    assert expected.isinf().any() and expected.isnan().any() and expected.isfinite().any()
+    torch.testing.assert_close(packed[0].double(), expected, atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("empty", ["batch", "queries", "heads", "channels", "points"])
 def test_empty(device: str, empty: str) -> None:
