@@ -33,18 +33,18 @@ __device__ __forceinline__ Slopes slopes_of(const Dots& dots, int code, const Bl
   return slopes;
 }
 
-template <class T, int D>
+template <class T, int D, int P>
 __global__ void __launch_bounds__(kDirectBackwardThreads) direct_backward_kernel(Fast<T> call, FastGradients<T> to) {
   constexpr int W = D / 4;
   const int slots = call.batch * call.queries * call.heads;
   const int item = blockIdx.x * kDirectBackwardThreads + threadIdx.x, lane = item % W;
   const bool live = item / W < slots;
   const int slot = live ? item / W : 0, query = slot / call.heads, m = slot - query * call.heads, b = query / call.queries;
-  Group<T, W, 0> group(call, slot, query, lane);
+  Group<T, W, P, 0> group(call, slot, query, lane);
   group.softmax();
   const int row = call.heads * D, start = b * call.pixels * row + m * D + lane * 4;
   const float4 up = load4(to.upstream + slot * D + lane * 4);
-  const float unit = offset_unit<float>(call.level_points);
+  const float unit = offset_unit<float>(group.level_points());
   float mean = 0.0f;
   BoxSum box{0.0f, 0.0f, 0.0f, 0.0f};
   Width width(call);
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kDirectBackwardThreads) direct_backward_kernel
 #pragma unroll
     for (int j = 0; j < W; ++j) {
       const int i = round * W + j;
-      if (i >= call.samples) break;
-      width.reach(call, i);
+      if (!group.kWhole && i >= call.samples) break;
+      width.reach(group, round, j);
       const int code = __shfl_sync(kAllLanes, own.code, j, W);
       const float dx = __shfl_sync(kAllLanes, own.dx, j, W), dy = __shfl_sync(kAllLanes, own.dy, j, W);
       const float amount = __shfl_sync(kAllLanes, weight, j, W);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kDirectBackwardThreads) direct_backward_kernel
       if (lane == j) mine = slopes;
     }
     const int i = round * W + lane;
-    if (live && i < call.samples) {
+    if (live && (group.kWhole || i < call.samples)) {
       const int sample = slot * call.samples + i;
       float2 grad = make_float2(mine.x * weight, mine.y * weight);
       if (own.code < 0) grad = make_float2(0.0f, 0.0f);
@@ -115,10 +115,10 @@ __global__ void __launch_bounds__(kDirectBackwardThreads) direct_backward_kernel
   }
 }
 
-template <class T, int D>
+template <class T, int D, int P>
 int launch_direct(const Fast<T>& call, const FastGradients<T>& to, void* stream) {
   const int64_t blocks = ceil_div(int64_t(call.batch) * call.queries * call.heads * (D / 4), kDirectBackwardThreads);
-  LAUNCH((direct_backward_kernel<T, D>), int(blocks), kDirectBackwardThreads, 0, stream, call, to);
+  LAUNCH((direct_backward_kernel<T, D, P>), int(blocks), kDirectBackwardThreads, 0, stream, call, to);
   return int(cudaGetLastError());
 }
 

@@ -197,10 +197,10 @@ struct Raw {
   float4 box;
 };
 
-// The samples of one slot, of which this lane has every W-th. N: their number, all on one level, or 0 if only the call knows.
-template <class T, int W, int N>
+// The samples of one slot, of which this lane has every W-th: P points on each of L levels. Each is 0 if only the call knows.
+template <class T, int W, int P, int L>
 struct Group {
-  static constexpr bool kOneLevel = N != 0;
+  static constexpr bool kWhole = P != 0 && P % W == 0;  // each round has W samples, all on one level
   const Fast<T>& call;
   int slot, lane;
   Raw raw;
@@ -215,7 +215,13 @@ struct Group {
   __device__ __forceinline__ Group(const Fast<T>& call, int slot, int, int lane, const Raw& raw)
       : call(call), slot(slot), lane(lane), raw(raw) {}
 
-  __device__ __forceinline__ int samples() const { return N ? N : call.samples; }
+  __device__ __forceinline__ int samples() const { return P * L ? P * L : call.samples; }
+  __device__ __forceinline__ int level_points() const { return P ? P : call.level_points; }
+  // Level of the sample that lane `of` has in a round.
+  __device__ __forceinline__ int level(int round, int of) const {
+    if (L == 1 || (P == 0 && call.levels == 1)) return 0;
+    return kWhole ? round / (P < W ? 1 : P / W) : (round * W + of) / level_points();
+  }
   __device__ __forceinline__ float2 point(int i) const {
     return __ldg(reinterpret_cast<const float2*>(call.points) + slot * samples() + i);
   }
@@ -238,7 +244,7 @@ struct Group {
   // Weight and place of the lane's sample of a round; a weight of 0 and no place behind the last sample.
   __device__ __forceinline__ float find(int round, Place& place) const {
     const int i = round * W + lane;
-    if (i >= samples()) {
+    if (!kWhole && i >= samples()) {
       place = Place{kNowhere, 0.0f, 0.0f};
       return 0.0f;
     }
@@ -246,10 +252,10 @@ struct Group {
     const float given = round == 0 ? raw.weight : weight(i);
     float x = at.x, y = at.y;
     if (call.boxes) {
-      const float unit = offset_unit<float>(kOneLevel ? N : call.level_points);
+      const float unit = offset_unit<float>(level_points());
       x = raw.box.x + x * (raw.box.z * unit), y = raw.box.y + y * (raw.box.w * unit);
     }
-    place = place_of(x, y, call.level[kOneLevel || call.levels == 1 ? 0 : i / call.level_points]);
+    place = place_of(x, y, call.level[level(round, lane)]);
     return call.boxes ? exp_of(given - top) * scale : given;
   }
 };
@@ -260,9 +266,14 @@ struct Width {
 
   template <class T>
   __device__ __forceinline__ explicit Width(const Fast<T>& call) : level(0), end(call.level_points), width(call.level[0].width) {}
-  template <class T>
-  __device__ __forceinline__ void reach(const Fast<T>& call, int i) {
-    if (i == end) ++level, end += call.level_points, width = call.level[level].width;
+  // The sample of lane `of` in a round of `group`.
+  template <class T, int W, int P, int L>
+  __device__ __forceinline__ void reach(const Group<T, W, P, L>& group, int round, int of) {
+    if (P != 0) {
+      level = group.level(round, of), width = group.call.level[level].width;
+    } else if (round * W + of == end) {
+      ++level, end += group.call.level_points, width = group.call.level[level].width;
+    }
   }
 };
 

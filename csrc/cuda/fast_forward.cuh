@@ -21,12 +21,12 @@ namespace rfdetr {
 namespace {
 
 constexpr int kDirectThreads = 128;
-template <class T, int N>
-constexpr int kStagedThreads = sizeof(T) == 4 || N != 0 ? 1024 : 768;  // what the registers allow
+template <class T, int P>
+constexpr int kStagedThreads = sizeof(T) == 4 || P != 0 ? 1024 : 768;  // what the registers allow
 
 // Adds the samples of `group` to `total`; base: the lane's channels of the slot's head at pixel 0, row: numbers between pixels.
-template <class T, int W, int N>
-__device__ __forceinline__ void gather(const Group<T, W, N>& group, const T* base, int row, float (&total)[16 / sizeof(T)]) {
+template <class T, int W, int P, int L>
+__device__ __forceinline__ void gather(const Group<T, W, P, L>& group, const T* base, int row, float (&total)[16 / sizeof(T)]) {
   constexpr int V = 16 / sizeof(T);
   const int samples = group.samples();
   Width level(group.call);
@@ -40,8 +40,8 @@ __device__ __forceinline__ void gather(const Group<T, W, N>& group, const T* bas
 #pragma unroll
     for (int j = 0; j < W; ++j) {
       const int i = round * W + j;
-      if (i >= samples) break;
-      if (N == 0) level.reach(group.call, i);
+      if (!group.kWhole && i >= samples) break;
+      level.reach(group, round, j);
       const int code = __shfl_sync(kAllLanes, own.code, j, W);
       float corner[4];
 #pragma unroll
@@ -71,7 +71,7 @@ __device__ __forceinline__ void write_pack(T* to, const float (&total)[16 / size
   *reinterpret_cast<Pack<T, V>*>(to) = result;
 }
 
-template <class T, int D, int N>
+template <class T, int D, int P, int L>
 __global__ void __launch_bounds__(kDirectThreads)
     direct_forward_kernel(const CONSTANT_ARGUMENT Fast<T> call, T* __restrict__ output) {
   constexpr int V = 16 / sizeof(T), W = D / V;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kDirectThreads)
   const int item = blockIdx.x * kDirectThreads + threadIdx.x, lane = item % W;
   const bool live = item / W < slots;
   const int slot = live ? item / W : 0, query = slot / call.heads, m = slot - query * call.heads, b = query / call.queries;
-  Group<T, W, N> group(call, slot, query, lane);
+  Group<T, W, P, L> group(call, slot, query, lane);
   group.softmax();
   float total[V] = {};
   const int row = call.heads * D;
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(kDirectThreads)
   if (live) write_pack(output + slot * D + lane * V, total);
 }
 
-template <class T, int D, int N>
-__global__ void __launch_bounds__(kStagedThreads<T, N>)
+template <class T, int D, int P, int L>
+__global__ void __launch_bounds__(kStagedThreads<T, P>)
     staged_forward_kernel(const CONSTANT_ARGUMENT Fast<T> call, T* __restrict__ output, int heads, int chunk, int chunks) {
   constexpr int V = 16 / sizeof(T), W = D / V;
   SHARED_MEMORY(T, maps);
@@ -108,11 +108,11 @@ __global__ void __launch_bounds__(kStagedThreads<T, N>)
   const auto slot_of = [&](int q) { return (b * call.queries + q) * call.heads + first_head + head; };
   const auto clamped = [&](int q) { return q < last ? q : last - 1; };
   int q = first + threadIdx.x / packs;
-  Raw next = Group<T, W, N>(call, slot_of(clamped(q)), b * call.queries + clamped(q), lane).raw;
+  Raw next = Group<T, W, P, L>(call, slot_of(clamped(q)), b * call.queries + clamped(q), lane).raw;
   for (int turn = 0; first + turn * step < last; ++turn, q += step) {
     const int now = clamped(q), later = clamped(q + step);
-    Group<T, W, N> group(call, slot_of(now), b * call.queries + now, lane, next);
-    next = Group<T, W, N>(call, slot_of(later), b * call.queries + later, lane).raw;  // in flight while this query is summed
+    Group<T, W, P, L> group(call, slot_of(now), b * call.queries + now, lane, next);
+    next = Group<T, W, P, L>(call, slot_of(later), b * call.queries + later, lane).raw;  // in flight while this query is summed
     group.softmax();
     float total[V] = {};
     gather(group, base, row, total);
@@ -126,11 +126,11 @@ struct Stage {
   int64_t bytes;
 };
 
-template <class T, int D, int N>
+template <class T, int D, int P, int L>
 Stage stage_of(const Fast<T>& call, const Limits& limits, Path path) {
   constexpr int kRow = 256;  // bytes of a pixel's row: two of the 128 bytes that eight lanes read at a time
   constexpr int kReads = 4;  // of each number, on average, that pay for its copy
-  Stage stage{1, 0, 0, kStagedThreads<T, N>, 0};
+  Stage stage{1, 0, 0, kStagedThreads<T, P>, 0};
   const auto bytes = [&](int heads) { return int64_t(call.pixels) * heads * D * int64_t(sizeof(T)); };
   while (stage.heads * 2 * D * int(sizeof(T)) <= kRow && call.heads % (stage.heads * 2) == 0 &&
          bytes(stage.heads * 2) <= limits.bytes) {
@@ -140,7 +140,7 @@ Stage stage_of(const Fast<T>& call, const Limits& limits, Path path) {
   if (stage.bytes > limits.bytes) return stage;
   int resident = 1;  // blocks of a multiprocessor; the driver keeps 1 KB of each
   while (resident < 4 && 2 * resident * (stage.bytes + 1024) <= limits.bytes + 1024) resident *= 2;
-  stage.threads = kStagedThreads<T, N> / resident;
+  stage.threads = kStagedThreads<T, P> / resident;
   const int64_t tasks = int64_t(call.batch) * (call.heads / stage.heads), room = int64_t(limits.processors) * resident;
   const int64_t wanted = tasks < room ? room / tasks : 1;
   const int64_t chunk = ceil_div(call.queries, wanted < call.queries ? wanted : call.queries);
@@ -151,33 +151,36 @@ Stage stage_of(const Fast<T>& call, const Limits& limits, Path path) {
   return stage;
 }
 
-template <class T, int D, int N>
+template <class T, int D, int P, int L>
 int fast_forward(const Attention& attention, void* output, Path path, void* stream) {
   constexpr int W = D * int(sizeof(T)) / 16;
   const Fast<T> call = fast_call<T>(attention);
   const int slots = call.batch * call.queries * call.heads;
   Limits limits{};
   if (const cudaError_t error = limits.read()) return int(error);
-  const Stage stage = stage_of<T, D, N>(call, limits, path);
+  const Stage stage = stage_of<T, D, P, L>(call, limits, path);
   if (stage.chunks != 0 && path != Path::kDirect) {
-    if (const cudaError_t error = allow_shared<staged_forward_kernel<T, D, N>>(limits, stage.bytes)) return int(error);
+    if (const cudaError_t error = allow_shared<staged_forward_kernel<T, D, P, L>>(limits, stage.bytes)) return int(error);
     const int64_t blocks = int64_t(call.batch) * stage.chunks * (call.heads / stage.heads);
     if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);
-    LAUNCH((staged_forward_kernel<T, D, N>), int(blocks), stage.threads, int(stage.bytes), stream, call, static_cast<T*>(output),
-           stage.heads, stage.chunk, stage.chunks);
+    LAUNCH((staged_forward_kernel<T, D, P, L>), int(blocks), stage.threads, int(stage.bytes), stream, call,
+           static_cast<T*>(output), stage.heads, stage.chunk, stage.chunks);
   } else {
     const int blocks = int(ceil_div(int64_t(slots) * W, kDirectThreads));
-    LAUNCH((direct_forward_kernel<T, D, N>), blocks, kDirectThreads, 0, stream, call, static_cast<T*>(output));
+    LAUNCH((direct_forward_kernel<T, D, P, L>), blocks, kDirectThreads, 0, stream, call, static_cast<T*>(output));
   }
   return int(cudaGetLastError());
 }
 
-// Kernels for one level of two points, which is the model's, and for any number of samples.
+// Kernels for two points on one level and for four on any number of levels, which are the sizes of the models, all with 16
+// channels, and for any number of samples.
 template <class T>
 int fast_forward(const Attention& call, void* output, Path path, void* stream) {
-  const bool pair = call.problem.num_levels == 1 && call.problem.points == 2;
-  if (call.problem.channels == 32) return fast_forward<T, 32, 0>(call, output, path, stream);
-  return pair ? fast_forward<T, 16, 2>(call, output, path, stream) : fast_forward<T, 16, 0>(call, output, path, stream);
+  const Problem& problem = call.problem;
+  if (problem.channels == 32) return fast_forward<T, 32, 0, 0>(call, output, path, stream);
+  if (problem.points == 2 && problem.num_levels == 1) return fast_forward<T, 16, 2, 1>(call, output, path, stream);
+  if (problem.points == 4) return fast_forward<T, 16, 4, 0>(call, output, path, stream);
+  return fast_forward<T, 16, 0, 0>(call, output, path, stream);
 }
 
 }  // namespace

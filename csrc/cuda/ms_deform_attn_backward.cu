@@ -255,11 +255,15 @@ int fast_backward(const Attention& attention, const Gradients& grads, Path path,
   }
   if (launch.bytes != 0 && path != Path::kDirect) {
     if constexpr (D == 16) {
-      if (call.levels == 1 && call.samples == 2) return launch_sorted<T, D, 2>(call, to, launch, limits, stream);
+      if (call.levels == 1 && call.samples == 2) return launch_sorted<T, D, 2, 1>(call, to, launch, limits, stream);
+      if (call.level_points == 4) return launch_sorted<T, D, 4, 0>(call, to, launch, limits, stream);
     }
-    return launch_sorted<T, D, 0>(call, to, launch, limits, stream);
+    return launch_sorted<T, D, 0, 0>(call, to, launch, limits, stream);
   }
-  return launch_direct<T, D>(call, to, stream);
+  if constexpr (D == 16) {
+    if (call.level_points == 4) return launch_direct<T, D, 4>(call, to, stream);
+  }
+  return launch_direct<T, D, 0>(call, to, stream);
 }
 
 template <class T>

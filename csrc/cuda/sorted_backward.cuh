@@ -21,9 +21,9 @@
 namespace rfdetr {
 namespace {
 
-template <int D, int N>
+template <int D, int P>
 constexpr int kSortedThreads = D != 16  ? 512
-                               : N == 2 ? 768
+                               : P == 2 ? 768
                                         : 640;  // what the registers allow
 constexpr int kUnit = 32;  // samples of one cell that a group takes at most: bounds the time of a crowded cell
 static_assert(kUnit == kWarpLanes, "a warp finds the first position of each length of units");
@@ -60,23 +60,40 @@ struct SortedMemory {
   }
 };
 
+// K numbers, 1, 2 or 4, by one instruction; `from` is aligned to all of them.
+template <int K>
+__device__ __forceinline__ Pack<float, K> read(const float* from) {
+  if constexpr (K == 4) {
+    const float4 all = __ldg(reinterpret_cast<const float4*>(from));
+    return {{all.x, all.y, all.z, all.w}};
+  } else if constexpr (K == 2) {
+    const float2 both = __ldg(reinterpret_cast<const float2*>(from));
+    return {{both.x, both.y}};
+  } else {
+    return {{__ldg(from)}};
+  }
+}
+
 // What a thread reads of a query with two samples on one level.
 struct Pair {
   float4 points, box;
   float2 weights;
 };
 
-template <class T, int D, int N>
+template <class T, int D, int P, int L>
 struct SortedBlock {
   static constexpr int W = D / 4;
-  static constexpr bool kPairs = N == 2;  // on one level
+  static constexpr bool kPairs = P == 2 && L == 1;
+  static constexpr int kBunch = P == 4 ? 4 : 1;      // samples, on one level, that a thread reads and writes together
+  static constexpr int kMove = kBunch == 1 ? 2 : 4;  // numbers of their points that one instruction moves
   const Fast<T>& call;
   const FastGradients<T>& to;
   const Sorting& sort;
   SortedMemory memory;
   int b, m, first, count;  // image, head, first query of the tile and number of them
 
-  __device__ __forceinline__ int samples() const { return N ? N : call.samples; }
+  __device__ __forceinline__ int samples() const { return P * L ? P * L : call.samples; }
+  __device__ __forceinline__ int level_points() const { return P ? P : call.level_points; }
   __device__ __forceinline__ int query(int q) const { return b * call.queries + first + q; }
   __device__ __forceinline__ int slot(int q) const { return query(q) * call.heads + m; }
   __device__ __forceinline__ float4 box_of(int q) const {
@@ -88,12 +105,17 @@ struct SortedBlock {
     top = 0.0f, scale = 1.0f;
     if (!call.boxes) return;
     top = __ldg(weights);
-    for (int i = 1; i < samples(); ++i) {
-      const float logit = __ldg(weights + i);
-      top = logit > top ? logit : top;
+    for (int i = kBunch == 1 ? 1 : 0; i < samples(); i += kBunch) {
+      const Pack<float, kBunch> logits = read<kBunch>(weights + i);
+#pragma unroll
+      for (int k = 0; k < kBunch; ++k) top = logits.channel[k] > top ? logits.channel[k] : top;
     }
     float total = 0.0f;
-    for (int i = 0; i < samples(); ++i) total += exp_of(__ldg(weights + i) - top);
+    for (int i = 0; i < samples(); i += kBunch) {
+      const Pack<float, kBunch> logits = read<kBunch>(weights + i);
+#pragma unroll
+      for (int k = 0; k < kBunch; ++k) total += exp_of(logits.channel[k] - top);
+    }
     scale = 1.0f / total;
   }
   __device__ __forceinline__ float weight(float given, float top, float scale) const {
@@ -111,6 +133,27 @@ struct SortedBlock {
     return make_float2(x * scale, y * scale);
   }
 
+  // The points of a bunch.
+  __device__ __forceinline__ static void read_points(const float* from, float2 (&to)[kBunch]) {
+#pragma unroll
+    for (int i = 0; i < 2 * kBunch; i += kMove) {
+      const Pack<float, kMove> numbers = read<kMove>(from + i);
+#pragma unroll
+      for (int k = 0; k < kMove; k += 2) to[(i + k) / 2] = make_float2(numbers.channel[k], numbers.channel[k + 1]);
+    }
+  }
+  __device__ __forceinline__ static void write_points(float* to, const float2 (&from)[kBunch]) {
+#pragma unroll
+    for (int i = 0; i < 2 * kBunch; i += kMove) {
+      Pack<float, kMove> numbers;
+#pragma unroll
+      for (int k = 0; k < kMove; k += 2) {
+        numbers.channel[k] = from[(i + k) / 2].x, numbers.channel[k + 1] = from[(i + k) / 2].y;
+      }
+      *reinterpret_cast<Pack<float, kMove>*>(to + i) = numbers;
+    }
+  }
+
   __device__ __forceinline__ void count_sample(int index, int level, float2 at, float4 box, float unit, float amount) const {
     if (call.boxes) at.x = box.x + at.x * (box.z * unit), at.y = box.y + at.y * (box.w * unit);
     const Level size = call.level[level];
@@ -123,7 +166,7 @@ struct SortedBlock {
   }
 
   __device__ __forceinline__ void count_pairs() const {
-    const float unit = offset_unit<float>(N);
+    const float unit = offset_unit<float>(P);
     Pair next = pair_of(int(threadIdx.x) < count ? threadIdx.x : 0);
     for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const Pair pair = next;
@@ -135,18 +178,24 @@ struct SortedBlock {
   }
 
   __device__ __forceinline__ void count_any() const {
-    const float unit = offset_unit<float>(call.level_points);
+    const float unit = offset_unit<float>(level_points());
     for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const float* const weights = call.weights + slot(q) * samples();
-      const float2* const points = reinterpret_cast<const float2*>(call.points) + slot(q) * samples();
+      const float* const points = call.points + 2 * slot(q) * samples();
       const float4 box = box_of(q);
       float top, scale;
       softmax(weights, top, scale);
-      int level = 0, end = call.level_points;
-#pragma unroll 4
-      for (int i = 0; i < samples(); ++i) {
-        if (i == end) ++level, end += call.level_points;
-        count_sample(q * samples() + i, level, __ldg(points + i), box, unit, weight(__ldg(weights + i), top, scale));
+      int level = 0, end = level_points();
+#pragma unroll(kBunch == 1 ? 4 : 1)
+      for (int i = 0; i < samples(); i += kBunch) {
+        if (i == end) ++level, end += level_points();
+        float2 at[kBunch];
+        read_points(points + 2 * i, at);
+        const Pack<float, kBunch> given = read<kBunch>(weights + i);
+#pragma unroll
+        for (int k = 0; k < kBunch; ++k) {
+          count_sample(q * samples() + i + k, level, at[k], box, unit, weight(given.channel[k], top, scale));
+        }
       }
     }
   }
@@ -215,7 +264,7 @@ struct SortedBlock {
   __device__ __forceinline__ Record record_of(int index, bool active) const { return active ? memory.records[index] : Record{}; }
   // The lane's part of the upstream gradient of a sample, not converted yet: nothing waits for the memory here.
   __device__ __forceinline__ Pack<T, 4> upstream_of(const T* upstream, int index, bool active) const {
-    const int q = N ? index / (N ? N : 1) : int((uint64_t(index) * sort.reciprocal) >> 32);
+    const int q = kPairs ? index / 2 : int((uint64_t(index) * sort.reciprocal) >> 32);
     return active ? *reinterpret_cast<const Pack<T, 4>*>(upstream + q * (call.heads * D)) : Pack<T, 4>{};
   }
 
@@ -309,7 +358,7 @@ struct SortedBlock {
   }
 
   __device__ __forceinline__ void write_pairs() const {
-    const float unit = offset_unit<float>(N);
+    const float unit = offset_unit<float>(P);
     Pair next{};
     if (call.boxes && int(threadIdx.x) < count) next = pair_of(threadIdx.x);
     for (int q = threadIdx.x; q < count; q += blockDim.x) {
@@ -333,27 +382,38 @@ struct SortedBlock {
   }
 
   __device__ __forceinline__ void write_any() const {
-    const float unit = offset_unit<float>(call.level_points);
+    const float unit = offset_unit<float>(level_points());
     for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const int sample = slot(q) * samples(), index = q * samples();
-      float2* const d_points = reinterpret_cast<float2*>(to.points) + sample;
       const float4 box = box_of(q);
       float top, scale, mean = 0.0f;
       softmax(call.weights + sample, top, scale);
-      for (int i = 0; call.boxes && i < samples(); ++i) {
-        mean += weight(__ldg(call.weights + sample + i), top, scale) * memory.records[index + i].number[2];
+      for (int i = 0; call.boxes && i < samples(); i += kBunch) {
+        const Pack<float, kBunch> given = read<kBunch>(call.weights + sample + i);
+#pragma unroll
+        for (int k = 0; k < kBunch; ++k) {
+          mean += weight(given.channel[k], top, scale) * memory.records[index + i + k].number[2];
+        }
       }
       BoxSum sums{0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
-      for (int i = 0; i < samples(); ++i) {
-        const Record record = memory.records[index + i];
-        float2 grad = make_float2(record.number[0], record.number[1]);
-        float d_weight = record.number[2];
+#pragma unroll(kBunch == 1 ? 4 : 1)
+      for (int i = 0; i < samples(); i += kBunch) {
+        float2 grad[kBunch], offset[kBunch];
+        Pack<float, kBunch> given, d_weight;
         if (call.boxes) {
-          sums.add(grad, __ldg(reinterpret_cast<const float2*>(call.points) + sample + i), box, unit);
-          d_weight = weight(__ldg(call.weights + sample + i), top, scale) * (d_weight - mean);
+          read_points(call.points + 2 * (sample + i), offset);
+          given = read<kBunch>(call.weights + sample + i);
         }
-        d_points[i] = grad, to.weights[sample + i] = d_weight;
+#pragma unroll
+        for (int k = 0; k < kBunch; ++k) {
+          const Record record = memory.records[index + i + k];
+          grad[k] = make_float2(record.number[0], record.number[1]), d_weight.channel[k] = record.number[2];
+          if (!call.boxes) continue;
+          sums.add(grad[k], offset[k], box, unit);
+          d_weight.channel[k] = weight(given.channel[k], top, scale) * (d_weight.channel[k] - mean);
+        }
+        write_points(to.points + 2 * (sample + i), grad);
+        *reinterpret_cast<Pack<float, kBunch>*>(to.weights + sample + i) = d_weight;
       }
       if (call.boxes) atomic_add4(to.boxes + query(q) * 4, make_float4(sums.x, sums.y, sums.w, sums.h));
     }
@@ -361,8 +421,8 @@ struct SortedBlock {
 };
 
 // blockIdx.x = (b * chunks + chunk) * heads + m: blocks that share sectors of points and weights run together.
-template <class T, int D, int N>
-__global__ void __launch_bounds__(kSortedThreads<D, N>)
+template <class T, int D, int P, int L>
+__global__ void __launch_bounds__(kSortedThreads<D, P>)
     sorted_backward_kernel(const CONSTANT_ARGUMENT Fast<T> call, const CONSTANT_ARGUMENT FastGradients<T> to,
                            const CONSTANT_ARGUMENT Sorting sort) {
   SHARED_MEMORY(float, shared);
@@ -371,10 +431,10 @@ __global__ void __launch_bounds__(kSortedThreads<D, N>)
   const int end = begin + sort.chunk < call.queries ? begin + sort.chunk : call.queries;
   const SortedMemory memory(shared, sort.tile * call.samples, sort);
   for (int first = begin; first < end; first += sort.tile) {
-    const SortedBlock<T, D, N> block{call, to, sort, memory, b, m, first, end - first < sort.tile ? end - first : sort.tile};
+    const SortedBlock<T, D, P, L> block{call, to, sort, memory, b, m, first, end - first < sort.tile ? end - first : sort.tile};
     for (int i = threadIdx.x; i < sort.cells + SortedMemory::kControl; i += blockDim.x) memory.cursor[i] = 0;
     __syncthreads();
-    if constexpr (SortedBlock<T, D, N>::kPairs) {
+    if constexpr (SortedBlock<T, D, P, L>::kPairs) {
       block.count_pairs();
     } else {
       block.count_any();
@@ -386,7 +446,7 @@ __global__ void __launch_bounds__(kSortedThreads<D, N>)
     __syncthreads();
     block.sum();
     __syncthreads();
-    if constexpr (SortedBlock<T, D, N>::kPairs) {
+    if constexpr (SortedBlock<T, D, P, L>::kPairs) {
       block.write_pairs();
     } else {
       block.write_any();
@@ -444,12 +504,12 @@ SortedLaunch sorted_launch(const Fast<T>& call, const Limits& limits, Path path)
   return launch;
 }
 
-template <class T, int D, int N>
+template <class T, int D, int P, int L>
 int launch_sorted(const Fast<T>& call, const FastGradients<T>& to, const SortedLaunch& launch, const Limits& limits,
                   void* stream) {
-  if (const cudaError_t error = allow_shared<sorted_backward_kernel<T, D, N>>(limits, launch.bytes)) return int(error);
-  const int threads = kSortedThreads<D, N> / launch.resident;
-  LAUNCH((sorted_backward_kernel<T, D, N>), launch.blocks, threads, int(launch.bytes), stream, call, to, launch.sort);
+  if (const cudaError_t error = allow_shared<sorted_backward_kernel<T, D, P, L>>(limits, launch.bytes)) return int(error);
+  const int threads = kSortedThreads<D, P> / launch.resident;
+  LAUNCH((sorted_backward_kernel<T, D, P, L>), launch.blocks, threads, int(launch.bytes), stream, call, to, launch.sort);
   return int(cudaGetLastError());
 }
 

@@ -197,9 +197,9 @@ ATTENTION = [
     Fault(
         "sorted: that large shared memory is refused is ignored",
         "cuda/sorted_backward.cuh",
-        "if (const cudaError_t error = allow_shared<sorted_backward_kernel<T, D, N>>(limits, "
+        "if (const cudaError_t error = allow_shared<sorted_backward_kernel<T, D, P, L>>(limits, "
         "launch.bytes)) return int(error);",
-        "allow_shared<sorted_backward_kernel<T, D, N>>(limits, launch.bytes);",
+        "allow_shared<sorted_backward_kernel<T, D, P, L>>(limits, launch.bytes);",
         ("runtime",),
     ),
     Fault(

@@ -20,7 +20,7 @@ from samples import LEVELS, flat, fused_inputs, sample_inputs
 
 from rfdetr_repro import ops
 
-KERNEL_COUNT = {"ms_deform_attn": 26, "ms_deform_attn_backward": 37, "masks": 8}
+KERNEL_COUNT = {"ms_deform_attn": 32, "ms_deform_attn_backward": 43, "masks": 8}
 NVCC = shutil.which("nvcc") or next(
     (str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None
 )
@@ -28,9 +28,9 @@ NVCC = shutil.which("nvcc") or next(
 # multiprocessor has 65,536: blocks of 768 threads have 80, of 640 have 96, of 512 have 128.
 REGISTERS = {
     r"sorted_backward_kernel\w+Li16ELi2E": 80,
-    r"sorted_backward_kernel\w+Li16ELi0E": 96,
+    r"sorted_backward_kernel\w+Li16ELi[04]E": 96,
     r"sorted_backward_kernel": 128,
-    r"staged_forward_kernelI(f|\w+Li16ELi2E)": 64,
+    r"staged_forward_kernelI(f|\w+Li16ELi[24]E)": 64,
     r"kernelId": 96,  # double
     "": 80,
 }
@@ -243,6 +243,7 @@ PATH_CASES = {
     "32 channels": ([(6, 5), (3, 3)], 1, 2, 32, 40, 4),
     "crowded cells": ([(1, 2)], 1, 1, 16, 150, 2),
     "five samples": ([(9, 4)], 1, 2, 16, 33, 5),
+    "four points": ([(6, 5), (3, 3), (2, 1)], 2, 2, 16, 40, 4),
 }
 
 

@@ -59,7 +59,8 @@ class Case(NamedTuple):
 
 CASES = {
     "pairs": Case([(24, 24)], 2, 30_001, 16, 16, 2),  # kernels of their own
-    "levels": Case([(12, 12), (6, 6), (3, 3)], 2, 6_007, 16, 16, 4),
+    "levels": Case([(12, 12), (6, 6), (3, 3)], 2, 6_007, 16, 16, 4),  # likewise: four points
+    "threes": Case([(12, 12), (6, 6)], 2, 12_007, 16, 16, 3),
     "wide": Case([(9, 7)], 2, 8_003, 16, 32, 8),
     # beyond shared memory: the general gradient adds to the result, and nothing can be staged
     "large": Case([(130, 120)], 1, 3_001, 4, 16, 2),
