@@ -132,7 +132,7 @@ int every_path(Storage storage) {
   for (const bool fused : {false, true}) {
     attention(storage, drawn(2, 16, 70, 1, 2), fused, ways), ++calls;
     attention(storage, drawn(1, 16, 40, draw(1, 3), 4), fused, ways), ++calls;
-    attention(storage, drawn(draw(1, 3), 16, draw(30, 60), draw(1, 3), draw(1, 5)), fused, ways), ++calls;
+    attention(storage, drawn(draw(1, 3), 16, draw(30, 60), draw(1, 3), 1 + 2 * draw(0, 2)), fused, ways), ++calls;
     attention(storage, drawn(draw(1, 3), 32, draw(30, 60), draw(1, 3), draw(1, 5)), fused, ways), ++calls;
   }
   return calls;
