@@ -467,6 +467,7 @@ SortedLaunch sorted_launch(const Fast<T>& call, const Limits& limits, Path path)
   constexpr int kEach = 2;       // samples per cell of a tile, on average, that pay for the sorting
   constexpr int kEachOfTwo = 4;  // and for half the memory of a multiprocessor
   SortedLaunch launch{};
+  if (call.samples == 1) return launch;  // the reciprocal of 1 does not fit 32 bits
   Sorting& sort = launch.sort;
   int64_t cells = 0;
   for (int i = 0; i < call.levels; ++i) {
