@@ -74,6 +74,11 @@ class Trained:
     one_token: bool = False
     tuned: str = ""
 
+    @property
+    def words(self) -> str:
+        """The variant, and the architecture that is trained further."""
+        return f"{self.variant}, {self.tuned}" if self.tuned else self.variant
+
 
 @dataclass(frozen=True)
 class Study:

@@ -76,7 +76,7 @@ def cost_of(
             continue
         step, evaluation = probed(request, side, splits)
         seconds += sum(step * one.recipe.train.steps + evaluation for one in left)
-        parts.append(f"{len(left)} x {side.variant} at {step:.2f} s a step")
+        parts.append(f"{len(left)} x {side.words} at {step:.2f} s a step")
         earlier = _pretrainings_left(request, left, {*trainings, *planned})
         if earlier:
             step, _ = probed(request, earlier[0].side, splits)

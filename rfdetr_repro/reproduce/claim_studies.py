@@ -271,11 +271,11 @@ def _trainings(request: StudyRequest, splits: Mapping[str, CocoSplit]) -> Iterat
             ready = prepared(request.scale, side, seed, splits["train"], splits.get(PRETRAINING))
             known = stored_records(request, ready, splits[SPLIT])
             if known is not None:
-                log.info(f"{side.variant}, seed {seed}: {plural(len(known), 'stored Record')}")
+                log.info(f"{side.words}, seed {seed}: {plural(len(known), 'stored Record')}")
                 yield from known
                 continue
             yield from _trained(request, ready, splits[SPLIT])
-            log.info(f"{side.variant}, seed {seed}: trained and evaluated")
+            log.info(f"{side.words}, seed {seed}: trained and evaluated")
 
 
 def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record] | None:
