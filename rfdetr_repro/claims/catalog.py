@@ -64,6 +64,7 @@ from .studies import (
     WEIGHTS,
 )
 
+FORMS_ALONE = "the claim is about ways of pretraining, and these differ in their form alone"
 _AFTER = "a margin chosen here after the first result"
 _RF100 = "rfdetr-repro rf100 --data DIR --out OUT"
 _RIVALS = "rfdetr-repro train-rival --model rfdetr-pico,dfine-pico --data DIR --out OUT"
@@ -109,9 +110,12 @@ def _recipe(
 def _backbones(
     number: int, what: str, first: str, second: str, study: str = "backbones"
 ) -> Comparison:
-    """Two backbones below the same decoder."""
+    """Two backbones below the same decoder. The claim is about ways of pretraining, on which other
+    forms of backbone that were pretrained alike, or not at all, have no say.
+    """
     found = _trained(f"6.{number}", what, first, second, GAIN, study)
-    return replace(found, own_start=second == RANDOM_BACKBONE)
+    aside = "" if second == ALONE else FORMS_ALONE
+    return replace(found, own_start=second == RANDOM_BACKBONE, aside=aside)
 
 
 def _tuned_from(start: str) -> Sides:

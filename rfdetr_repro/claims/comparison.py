@@ -43,6 +43,7 @@ class Comparison:
     ``of_training``: other trainings could give another answer, so that only seeds decide.
     ``own_start``: both sides start otherwise than their study, which ``what`` says.
     ``of_gpu``: what other processors do has a row, and no part in the verdict of the claim.
+    ``aside``: why no row has a part in that verdict; "" where rows have.
     ``studies``: ids of the studies that write the Records; none where another command does, or
     nothing in this package can. ``command``: what writes the Records. ``missing``: what is not
     there.
@@ -56,6 +57,7 @@ class Comparison:
     of_training: bool = False
     of_gpu: bool = False
     own_start: bool = False
+    aside: str = ""
     studies: tuple[str, ...] = ()
     command: str = ""
     missing: str = ""

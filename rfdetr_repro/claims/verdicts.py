@@ -180,7 +180,7 @@ def _scale(comparison: Comparison, pair: Pair) -> Scale:
 
 def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Finding:
     if comparison.measure == AP:
-        return _ap_finding(comparison, scale, pairs)
+        return _set_aside(_ap_finding(comparison, scale, pairs), comparison.aside)
     change = _tail_change if comparison.measure == TAIL else _change
     steady = [pair for pair in pairs if _is_steady(pair)]
     if not steady:
@@ -190,10 +190,15 @@ def _finding(comparison: Comparison, scale: Scale, pairs: Sequence[Pair]) -> Fin
     effect = _latency_effect(steady, change, len(pairs) - len(steady))
     found = _told(comparison, scale, effect)
     on_gpu = all(pair.second.machine is not None and pair.second.machine.gpu for pair in pairs)
-    if found.votes and comparison.of_gpu and not on_gpu:
-        reason = "; ".join(filter(None, (NO_GPU, found.reason)))
-        return replace(found, votes=False, reason=reason)
-    return found
+    return _set_aside(found, NO_GPU if comparison.of_gpu and not on_gpu else "")
+
+
+def _set_aside(found: Finding, reason: str) -> Finding:
+    """The finding without a part in the verdict of the claim, if there is a reason for that."""
+    if not found.votes or not reason:
+        return found
+    told = "; ".join(filter(None, (reason, found.reason)))
+    return replace(found, votes=False, reason=told)
 
 
 def _ap_finding(comparison: Comparison, scale: Scale, every: Sequence[Pair]) -> Finding:

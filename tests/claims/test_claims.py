@@ -14,7 +14,13 @@ from samples_claims import BASE, VAL, study
 from rfdetr_repro.claims.catalog import claims_named
 from rfdetr_repro.claims.comparison import Expected
 from rfdetr_repro.claims.pairs import SHARED, KnobStep
-from rfdetr_repro.claims.studies import ALONE, DRAWN
+from rfdetr_repro.claims.studies import (
+    ALONE,
+    DRAWN,
+    PRE_CONVNEXT,
+    PRE_DINOV2,
+    RANDOM_BACKBONE,
+)
 from rfdetr_repro.claims.table import (
     counted,
     effect_texts,
@@ -378,3 +384,18 @@ def test_a_failing_part_fails_the_claim_and_parts_not_run_leave_it_undecided():
     bad = study(0.3, arch="r128-p16-w1-d1-q25", resampled=deep - 0.15)
     assert judged([*records, good], claims_named("4"))[0].word == UNDECIDED
     assert judged([*records, bad], claims_named("4"))[0].word == FAILS
+
+
+def test_forms_of_backbones_decide_nothing_about_ways_of_pretraining():
+    sides = ((PRE_DINOV2, 0.21), (PRE_CONVNEXT, 0.26), (RANDOM_BACKBONE, 0.21), (ALONE, 0.29))
+    records = [
+        study(ap + 0.001 * seed * place, variant, seed)
+        for place, (variant, ap) in enumerate(sides)
+        for seed in range(3)
+    ]
+    (claim,) = judged(records, claims_named("6"))
+    found = {one.comparison.id: one for one in claim.findings}
+    assert found["6.1"].word == HOLDS and found["6.1"].votes
+    assert found["6.5"].word == FAILS and not found["6.5"].votes
+    assert found["6.5"].reason.startswith("the claim is about ways of pretraining")
+    assert claim.word == UNDECIDED
