@@ -42,11 +42,14 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> CocoSplit:
     return read_split(folder, "train")
 
 
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.parity)]
+)
 def test_a_compiled_step_is_the_eager_one(
-    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
 ) -> None:
-    """The code is not generated here, which takes minutes; everything before that is done."""
-    monkeypatch.setattr(Trainer, "compiler", "aot_eager")
+    """The first form does everything but generate the code, which takes minutes."""
+    monkeypatch.setattr(Trainer, "compiler", compiler)
     found = {}
     for compiled in (False, True):
         recipe = Recipe(SHALLOW, replace(TRAIN, compile=compiled, precision="float32"))
