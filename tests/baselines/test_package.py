@@ -325,7 +325,7 @@ class LibreEC:
 """
 
 
-@pytest.mark.parametrize("name", ["ec-s", "ec-l-seg"])
+@pytest.mark.parametrize("name", [pytest.param("ec-s", marks=pytest.mark.parity), "ec-l-seg"])
 def test_edgecrafter_by_libreyolo(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

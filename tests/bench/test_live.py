@@ -245,7 +245,10 @@ def stored(path: Path) -> list[str]:
     return sorted(f"{r.model.name} {r.protocol.mode}" for r in Store(path).read() if r.latency)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.parity), signal.SIGKILL],
+)
 def test_an_interrupted_run_keeps_what_is_finished(
     number: signal.Signals, files: list[Path], tmp_path: Path
 ) -> None:

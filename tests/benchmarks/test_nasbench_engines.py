@@ -20,6 +20,7 @@ from rfdetr_repro.spec.presets import PICO
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 def test_records_are_those_that_the_benchmark_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

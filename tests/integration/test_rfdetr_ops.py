@@ -81,6 +81,7 @@ assert rfdetr_ops.LIBRARY != rfdetr_repro.ops.LIBRARY
 print("rfdetr" in dir(torch.ops), "rfdetr_ops" in dir(torch.ops))
 """
 pytestmark = [
+    pytest.mark.parity,  # builds a package
     pytest.mark.slow,
     pytest.mark.skipif(CXX is None, reason="no C++ compiler"),
     pytest.mark.skipif(
@@ -168,7 +169,6 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder / "bin" / "python", packages
 
 
-@pytest.mark.slow
 def test_what_the_wheel_holds(wheel: Path) -> None:
     assert re.fullmatch(r"rfdetr_ops-[\d.]+-py3-none-\w+\.whl", wheel.name)
     with zipfile.ZipFile(wheel) as packed:

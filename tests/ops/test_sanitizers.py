@@ -23,6 +23,7 @@ ISA_FLAGS = {
 }
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 @pytest.mark.skipif(CXX is None, reason="no g++")
 def test_random_calls_touch_only_their_own_memory(tmp_path: Path) -> None:

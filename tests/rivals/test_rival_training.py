@@ -57,6 +57,7 @@ SMALLEST = {"deimv2": "deimv2-atto"}
 FAMILIES = {size.family: name for name, size in PICO_SIZES.items()} | {
     family: name for family, name in SMALLEST.items() if name in rival_sizes()
 }
+OFTEN = ("dfine", "lwdetr")  # the families of the published comparisons
 
 
 def small(name: str) -> Size:
@@ -227,7 +228,13 @@ def test_what_the_authors_do_not_train_stays(split: CocoSplit, tmp_path: Path) -
     assert {group["weight_decay"] for group in groups} == {0.0, 1e-4}
 
 
-@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, id=family, marks=[] if family in OFTEN else pytest.mark.parity)
+        for family, name in FAMILIES.items()
+    ],
+)
 def test_the_files_are_those_of_transformers_and_of_onnx_runtime(
     folder: Path, split: CocoSplit, tmp_path: Path, name: str
 ) -> None:

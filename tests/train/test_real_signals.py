@@ -93,10 +93,9 @@ def assert_equal(out: Path, whole: Path) -> None:
     assert logs[0] == logs[1] and logs[0]
 
 
+@pytest.mark.parity
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.parity), signal.SIGTERM]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_no_step(folder: Path, tmp_path: Path, whole: Path, number: int) -> None:
     out = tmp_path / "cut"
     cut_by(number, folder, out)
