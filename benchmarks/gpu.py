@@ -83,7 +83,7 @@ LEAST_S = 5.0  # with less, a step is not begun
 class Part:
     """A step of the run: its command, its time in seconds, and the environment it adds.
 
-    ``limit_s``: seconds after which the step is ended; None: its time and a little more.
+    ``limit_s``: seconds after which the step is ended; None: its time and :data:`SLACK_S` more.
     ``needed``: no later step can run without this step. ``measures``: all that the step prints
     belongs to the summary. ``absent``: why the step is left out.
     """
@@ -256,7 +256,8 @@ def run_command(part: Part, log: Path, limit_s: float, dry: bool) -> int | None:
     if arch := architecture():
         environment["RFDETR_CUDA_ARCHS"] = arch  # this device's kernels only: minutes less
     if dry and part.measures and part.command[1] == "-m":
-        sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+        if str(ROOT) not in sys.path:
+            sys.path.insert(0, str(ROOT))
         from benchmarks.gpu_steps import forked
 
         return forked.run(part.command[2:], log, environment, limit_s)

@@ -1,5 +1,5 @@
-"""Runs steps as forks of this process, which imports PyTorch once, for the dry run, whose processor
-time would else be half imports. What runs is the same as by ``python -m``.
+"""Runs the steps of a dry run as forks of this process, which imports PyTorch once: imports would
+otherwise take half of the dry run's processor time. A fork runs what ``python -m`` runs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ SHARED = ("torch._dynamo", "benchmarks.gpu_steps.step", "rfdetr_repro.train.trai
 def run(
     words: Sequence[str], log: Path, environment: Mapping[str, str], limit_s: float
 ) -> int | None:
-    """Exit code of ``python -m WORDS`` whose output goes to ``log``; None if its time was over. The
-    whole group of processes is then ended.
+    """Exit code of ``python -m WORDS`` with ``environment`` in addition, whose output goes to
+    ``log``; None if it did not end within ``limit_s`` seconds. Its whole group of processes is then
+    ended.
     """
-    for name in SHARED:  # imported and not used: no thread runs yet that a fork would lose
+    for name in SHARED:  # imported and not used, so that no thread runs yet that a fork would lose
         import_module(name)
     process = get_context("fork").Process(target=_step, args=(words, log, environment))
     process.start()
     process.join(limit_s)
     code = process.exitcode
     if code is None and process.pid is not None:
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group of its own yet
+            process.kill()
         process.join()
     return code
 

@@ -4,7 +4,7 @@ queries, in float32 and bfloat16.
 The step starts itself again under ``ncu``, which writes down the sections below for each kernel of
 one call; all of it goes to ``ncu.txt`` beside the Records, the figures of most interest are
 printed. Where ``ncu`` is not installed or the driver denies the counters, the step is left out with
-this reason, and so says its exit code. Without a GPU the calls run without ``ncu``.
+this reason, which its exit code says, too. Without a GPU the calls run without ``ncu``.
 """
 
 from __future__ import annotations

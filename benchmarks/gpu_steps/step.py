@@ -22,7 +22,7 @@ from rfdetr_repro.spec.presets import PICO, Preset
 from rfdetr_repro.spec.protocol import Protocol
 
 SOURCE = "gpu"  # of the Records
-# a model of every part, windows and several decoder layers included, that a processor runs at once
+# a model with every part, windows and several decoder layers included, of which a pass is short
 TOY = Preset(
     replace(
         PICO.model,

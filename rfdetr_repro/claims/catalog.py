@@ -59,12 +59,11 @@ from .studies import (
     RANDOM_BACKBONE,
     STARTS,
     TUNED_AFTER,
-    TUNING_PART,
     UNRANKED,
     WEIGHTS,
 )
 
-FORMS_ALONE = "the claim is about ways of pretraining, and these differ in their form alone"
+FORMS_ALONE = "the claim is about ways of pretraining, and these backbones differ in form alone"
 _AFTER = "a margin chosen here after the first result"
 _RF100 = "rfdetr-repro rf100 --data DIR --out OUT"
 _RIVALS = "rfdetr-repro train-rival --model rfdetr-pico,dfine-pico --data DIR --out OUT"
@@ -110,8 +109,8 @@ def _recipe(
 def _backbones(
     number: int, what: str, first: str, second: str, study: str = "backbones"
 ) -> Comparison:
-    """Two backbones below the same decoder. The claim is about ways of pretraining, on which other
-    forms of backbone that were pretrained alike, or not at all, have no say.
+    """Two backbones below the same decoder. The claim is about ways of pretraining: forms of
+    backbone that were pretrained alike, or not at all, do not decide the claim.
     """
     found = _trained(f"6.{number}", what, first, second, GAIN, study)
     aside = "" if second == ALONE else FORMS_ALONE
@@ -218,8 +217,8 @@ CLAIMS: tuple[Claim, ...] = (
             ),
             Comparison(
                 "3.3",
-                "two architectures of a supernet that was trained on 600 images, after "
-                f"fine-tuning for 1/{TUNING_PART} of its steps, against before",
+                "two architectures of a supernet, after fine-tuning for half as many steps, "
+                "against before",
                 GAIN,
                 _tuned_from(BACKBONE),
                 of_training=True,

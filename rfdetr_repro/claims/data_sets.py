@@ -204,10 +204,9 @@ def _rivals(records: Sequence[Record]) -> list[_Compared]:
 def _nearness(ours: Entry, verdict: Verdict) -> str:
     """How far the latencies of both are apart, and what the next slower RF-DETR has."""
     change = 100 * (ours.latency / verdict.rival.latency - 1)
-    apart = f"{abs(change):.0f} %"
-    told = f"RF-DETR's file is {apart} {'slower' if change > 0 else 'faster'}"
-    if apart == "0 %":
-        told = "RF-DETR's file is as fast"
+    told = "RF-DETR's file is as fast"
+    if round(change):
+        told = f"RF-DETR's file is {abs(change):.0f} % {'slower' if change > 0 else 'faster'}"
     if verdict.slower is not None and verdict.slower_difference is not None:
         slower = 100 * (verdict.slower.latency / verdict.rival.latency - 1)
         points = decimals(100 * verdict.slower_difference.value, 1, signed=True)

@@ -42,7 +42,7 @@ STARTS = {
     PRETRAINED: "from backbones pretrained alike",
 }
 PRETRAINING_TIMES = 4  # steps of a backbone's pretraining, by those of a training
-TUNING_PART = 2  # steps of a supernet's training, by those of the fine-tuning after it
+TUNING_PART = 2  # steps of a supernet's training, by those of the fine-tuning after it: half
 
 DOMAIN = "thermal"  # of embedded-10: what trainings learn without --data
 STEPS = 500  # of each training without --steps
@@ -60,8 +60,8 @@ class Trained:
     :mod:`rfdetr_repro.spec.backbones`, which starts from random weights unless the study pretrains
     backbones; "" for the size's own. ``padded``: pictures keep their aspect ratio in training and
     in evaluation. ``windows``: per side, 0 for the size's own. ``one_token``: the windows share one
-    class token. ``tuned``: an architecture of the supernet that is trained as ``shared``, to be
-    trained further from there; "" for none.
+    class token. ``tuned``: the key of an architecture, which is trained by itself from the weights
+    of the ``shared`` supernet of the same seed; "" for none.
     """
 
     variant: str
@@ -113,8 +113,8 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "finetuning",
-            "two architectures of the supernet, of which the second has fewer tokens, before and "
-            f"after further training for 1/{TUNING_PART} of the supernet's steps",
+            "two architectures of the supernet, the second with fewer tokens, before and "
+            "after further training for half as many steps as the supernet's",
             (
                 _SHARED,
                 Trained(TUNED_AFTER, tuned="r128-p16-w1-d2-q25"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -87,7 +88,7 @@ class Scale:
         """
         steps = self.steps
         if side.tuned:
-            steps = -(-steps // TUNING_PART)
+            steps = math.ceil(steps / TUNING_PART)
         config = replace(
             of_length(PICO_TRAIN, steps),
             seed=seed,
@@ -165,8 +166,8 @@ def _preset(side: Trained) -> Preset:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that can start; ``pretraining``: the training before it, of which the weights, or
-    those of the backbone, become ``initial``.
+    """A training that can start; ``pretraining``: the training before it, whose weights, or those
+    of its backbone, become ``initial``.
     """
 
     side: Trained
@@ -247,7 +248,9 @@ def prepared(
 
 
 def initial_after(ready: Prepared, weights: Path) -> dict[str, Tensor]:
-    """What ``ready`` starts from, after the training before it wrote ``weights``."""
+    """What ``ready`` starts from, name of the parameter -> tensor, after the training before it
+    wrote the file ``weights``.
+    """
     if ready.side.tuned:
         supernet, _, _ = load_supernet(weights)
         return cpu_weights(supernet)

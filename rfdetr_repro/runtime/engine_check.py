@@ -146,12 +146,13 @@ def check_engine(
 
 
 class EngineDisagrees(StatedFailure):
-    """The engine computes something else than its ONNX file."""
+    """The outputs of an engine are not those of its ONNX file."""
 
 
 def checked_when_built(engine: Artifact, source: Artifact, backend: str) -> str:
-    """Whether the outputs of an engine that was just built are those of ``source``, in words;
-    "unknown" and why on a machine without a GPU that runs the engine.
+    """Whether the outputs of an engine that was just built are those of its ONNX file ``source``,
+    in words; on a machine without a GPU that runs the engine, that this is unknown, and why.
+    ``backend``: the runtime of the engine, "tensorrt" or "tensorrt-rtx".
 
     Removes an engine that disagrees, and raises :class:`EngineDisagrees`.
     """

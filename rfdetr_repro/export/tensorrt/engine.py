@@ -194,9 +194,8 @@ def build_engine(
     taken for this one. ``name``: another file name, whose engine is always built anew. A file with
     an open batch gets a profile of ``options.batches``. ``chosen``: the device of this machine.
     Warns of a GridSample that the version is reported to compute wrongly. Outputs are not compared
-    here: ``runtime/engine_check.py`` does that. Raises
-    :class:`InputError` without the package or the GPU, and for nodes that the parser refuses, which
-    the error names.
+    here: ``runtime/engine_check.py`` does that. Raises :class:`InputError` without the package or
+    the GPU, and for nodes that the parser refuses, which the error names.
     """
     options = options or BuildOptions()
     if artifact.manifest.format != "onnx":
