@@ -67,6 +67,20 @@ def data(tmp_path_factory):
     return DataSource.of(write_embedded(tmp_path_factory.mktemp("data") / "embedded", config))
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """The requests of all trainings, in the order in which they started."""
+    requests = []
+    real = claim_studies.train
+
+    def noted(request):
+        requests.append(request)
+        return real(request)
+
+    monkeypatch.setattr(claim_studies, "train", noted)
+    return requests
+
+
 def test_given_weights_are_evaluated_once_and_judged(data, tmp_path, monkeypatch):
     request = StudyRequest(STUDIES["weights"], tmp_path, data, space=SPACE, device="cpu")
     loaded = []
@@ -126,7 +140,7 @@ def test_one_split_of_the_data_has_the_annotations_of_the_whole_set(data, tmp_pa
 
 @pytest.mark.slow
 def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated(
-    data, tmp_path, monkeypatch
+    data, tmp_path, started
 ):
     space = replace(SPACE, resolutions=(128,), windows=(1,), decoder_layers=(2,))
     first = StudyRequest(
@@ -134,14 +148,7 @@ def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated
     )
     records = run_study(first)
     base = records[0].model.arch
-    trained = []
-    real = claim_studies.train
-
-    def counted(request):
-        trained.append(request.folder.name[:-9])
-        return real(request)
-
-    monkeypatch.setattr(claim_studies, "train", counted)
+    started.clear()
     more = replace(first, folder=tmp_path / "more", seeds=2, known=records)
     splits = read_data(more)
     assert [part in cost_of(more, splits).words for part in ("1 x", "2 trainings stored")] == [
@@ -149,7 +156,10 @@ def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated
         True,
     ]
     both = run_study(more)  # 9 characters: the digest in the name of the folder
-    assert trained == ["trained-alone-1", "trained-in-the-supernet-1"]
+    assert [one.folder.name[:-9] for one in started] == [
+        "trained-alone-1",
+        "trained-in-the-supernet-1",
+    ]
     assert {(one.model.variant, one.seed) for one in both if one.model.arch == base} == {
         (side, seed) for side in (ALONE, SHARED) for seed in (0, 1)
     }
@@ -166,8 +176,8 @@ def test_both_sides_are_trained_with_each_seed_and_stored_seeds_are_not_repeated
     assert claim.word == UNDECIDED and pair.pairs == 1 and "1 other training" in pair.reason
     assert "from the pico backbone" in claim.findings[0].scale.words
 
-    trained.clear()
-    assert run_study(replace(more, folder=tmp_path / "last", known=both)) == both and not trained
+    started.clear()
+    assert run_study(replace(more, folder=tmp_path / "last", known=both)) == both and not started
     # another number of steps is another training
     ready = prepared(
         replace(more.scale, steps=2), STUDIES["sharing"].trained[0], 0, splits["train"]
@@ -199,7 +209,7 @@ def test_a_start_keeps_the_backbone_of_the_package_and_draws_the_rest(data):
 
 @pytest.mark.slow
 def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
-    data, tmp_path, monkeypatch
+    data, tmp_path, monkeypatch, started
 ):
     images = EmbeddedConfig(train_images=8, val_images=1, test_images=1)
     request = StudyRequest(
@@ -221,14 +231,6 @@ def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
     before = prepared(request.scale, side, 0, splits["train"], splits[PRETRAINING]).pretraining
     planned = {before.sha256}  # by a study before this one
     assert cost_of(request, splits, planned).seconds == 2 * (1 + 5)
-    started = []
-    real = claim_studies.train
-
-    def counted(one):
-        started.append(one)
-        return real(one)
-
-    monkeypatch.setattr(claim_studies, "train", counted)
     records = run_study(request, splits)
     assert [one.folder.name[:-9] for one in started] == [
         "pretraining-of-dinov3-pico-0",
@@ -255,7 +257,7 @@ def test_each_form_of_backbone_is_pretrained_once_and_starts_every_seed(
 
 
 @pytest.mark.slow
-def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkeypatch):
+def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkeypatch, started):
     study = STUDIES["finetuning"]
     space = replace(SPACE, resolutions=(128,), windows=(1,), decoder_layers=(2,))
     request = StudyRequest(
@@ -268,14 +270,6 @@ def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkey
         processes=1,
         space=space,
     )
-    started = []
-    real = claim_studies.train
-
-    def counted(one):
-        started.append(one)
-        return real(one)
-
-    monkeypatch.setattr(claim_studies, "train", counted)
     monkeypatch.setattr(claim_costs, "probed", lambda *_: (1.0, 5.0))
     splits = read_data(request)
     assert cost_of(request, splits).seconds == (3 + 5) + (2 + 5)
