@@ -38,7 +38,6 @@ from .pairs import (
 )
 from .studies import (
     ALONE,
-    BACKBONE,
     CONVNEXT,
     COPIES,
     COSINE,
@@ -220,7 +219,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "two architectures of a supernet, after fine-tuning for half as many steps, "
                 "against before",
                 GAIN,
-                _tuned_from(BACKBONE),
+                AnyOf(tuple(_tuned_from(start) for start in STARTS if start != WEIGHTS)),
                 of_training=True,
                 studies=("finetuning",),
                 command=_run("finetuning"),

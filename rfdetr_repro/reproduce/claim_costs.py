@@ -78,9 +78,9 @@ def cost_of(
         seconds += sum(step * one.recipe.train.steps + evaluation for one in left)
         parts.append(f"{len(left)} x {side.words} at {step:.2f} s a step")
         earlier = _pretrainings_left(request, left, {*trainings, *planned})
-        if earlier:
-            step, _ = probed(request, earlier[0].side, splits)
-            seconds += sum(step * one.recipe.train.steps for one in earlier)
+        for kind in {one.side for one in earlier}:
+            step, _ = probed(request, kind, splits)
+            seconds += sum(step * one.recipe.train.steps for one in earlier if one.side == kind)
         trainings |= {one.sha256 for one in (*earlier, *left)}
     words = f"{study.id}: {request.scale.words}; {', '.join(parts) or 'nothing to train'}"
     if stored:
@@ -96,7 +96,7 @@ def _pretrainings_left(
     """What has to be trained before ``trainings``, each once, and is neither complete nor planned
     already.
     """
-    found = {one.pretraining.sha256: one.pretraining for one in trainings if one.pretraining}
+    found = {one.sha256: one for training in trainings for one in training.earlier()}
     return [
         one
         for sha256, one in found.items()

@@ -150,9 +150,8 @@ def check_study(request: StudyRequest, splits: Mapping[str, CocoSplit]) -> None:
     request.store.read()
     for side in request.study.trained:
         ready = prepared(request.scale, side, 0, splits["train"], splits.get(PRETRAINING))
-        for one in (ready, ready.pretraining):
-            if one is not None:
-                one.request(request.folder, device, request.processes)
+        for one in (ready, *ready.earlier()):
+            one.request(request.folder, device, request.processes)
 
 
 def read_data(request: StudyRequest) -> dict[str, CocoSplit]:
@@ -302,13 +301,20 @@ def stored_records(request: StudyRequest, ready: Prepared, split: CocoSplit) -> 
     return None
 
 
+def _started(request: StudyRequest, ready: Prepared, device: torch.device) -> Prepared:
+    """``ready`` with its initial weights; trains what has to be trained before."""
+    if ready.pretraining is None:
+        return ready
+    log.info(f"{ready.pretraining.side.variant} for {ready.side.words}")
+    before = _started(request, ready.pretraining, device)
+    run = train(before.request(request.folder, device, request.processes))
+    return replace(ready, initial=initial_after(ready, run.model))
+
+
 def _trained(request: StudyRequest, ready: Prepared, split: CocoSplit) -> list[Record]:
     """Trains and evaluates a side."""
     device = choose_device(request.device)
-    if ready.pretraining is not None:
-        log.info(f"{ready.pretraining.side.variant} for {ready.side.variant}")
-        before = train(ready.pretraining.request(request.folder, device, request.processes))
-        ready = replace(ready, initial=initial_after(ready, before.model))
+    ready = _started(request, ready, device)
     run = train(ready.request(request.folder, device, request.processes))
     trained, card, sha256 = load_supernet(run.model)
     detector = to_device(trained, str(device))

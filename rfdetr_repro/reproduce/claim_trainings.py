@@ -191,6 +191,11 @@ class Prepared:
             named["pretraining"] = self.pretraining.sha256
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
+    def earlier(self) -> list[Prepared]:
+        """The trainings before this training, the nearest first."""
+        before = self.pretraining
+        return [] if before is None else [before, *before.earlier()]
+
     def request(self, folder: Path, device: torch.device, processes: int | None) -> TrainRequest:
         """The request of the training, in a folder of its own below ``folder``."""
         return TrainRequest(
@@ -225,7 +230,7 @@ def prepared(
     """
     recipe = scale.recipe(side, seed)
     if side.tuned:
-        supernet = prepared(scale, Trained(SHARED, shared=True), seed, split)
+        supernet = prepared(scale, Trained(SHARED, shared=True), seed, split, before)
         preset = replace(supernet.recipe.preset, arch=recipe.preset.arch)
         return Prepared(side, replace(recipe, preset=preset), split, None, NO_HOOKS, supernet)
     initial = pretraining = None

@@ -196,6 +196,12 @@ def test_a_start_keeps_the_backbone_of_the_package_and_draws_the_rest(data):
         if name.startswith("backbone."):
             assert torch.equal(tensor, given[name]) and torch.equal(tensor, other.initial[name])
     assert not torch.equal(one.initial["decoder.query_feat"], other.initial["decoder.query_feat"])
+    tuned = STUDIES["finetuning"].trained[1]
+    ready = prepared(Scale(1, PRETRAINED, SPACE), tuned, 0, split, split)
+    assert [before.side.variant for before in ready.earlier()] == [
+        SHARED,
+        "pretraining of dinov2-pico",
+    ]
     whole = prepared(start["weights"], side, 0, split).initial
     assert torch.equal(whole["decoder.query_feat"], given["decoder.query_feat"])
     assert len({one.sha256, other.sha256, prepared(start["random"], side, 0, split).sha256}) == 3
@@ -288,16 +294,16 @@ def test_fine_tuning_starts_from_the_supernet_of_its_seed(data, tmp_path, monkey
     (claim,) = judged(records, claims_named("3"))
     pairs = {one.comparison.id: one.pairs for one in claim.findings}
     assert pairs == {"3.1": 0, "3.2": 0, "3.3": 1}
-    whole = [
-        replace(one, model=replace(one.model, name=one.model.name.replace("backbone", "weights")))
-        for one in records
-    ]
-    (claim,) = judged(whole, claims_named("3"))
-    assert {one.comparison.id: one.pairs for one in claim.findings} == {
-        "3.1": 1,
-        "3.2": 0,
-        "3.3": 0,
-    }
+    words = STARTS["backbone"]
+    for start, pairs in (("weights", (1, 0, 0)), ("random", (0, 0, 1)), ("pretrained", (0, 0, 1))):
+        others = [
+            replace(
+                one, model=replace(one.model, name=one.model.name.replace(words, STARTS[start]))
+            )
+            for one in records
+        ]
+        (claim,) = judged(others, claims_named("3"))
+        assert tuple(one.pairs for one in claim.findings) == pairs
     supernets = [one for one in records if one is not tuned]
     # without its folder the supernet has to be trained again
     elsewhere = replace(request, known=supernets, folder=tmp_path / "elsewhere")
